@@ -1,0 +1,462 @@
+"""pytest's run loop, with the tests in shards."""
+
+from __future__ import annotations
+
+import os
+import random
+import shlex
+import signal
+import sys
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from . import notices
+from .events import Reported, Warned, XmlRecorded
+from .executors.base import Executor, LaunchOrder
+from .lifecycle import after_stop
+from .model import Item, Plan
+from .nodes import Node, worker_id
+from .planning.durations import Durations, read_durations, update_durations
+from .planning.splitters import Splitter, make_plan
+from .replay import Replay
+from .reporting.journal import Journal
+from .reporting.junit import JUnitWriter
+from .reporting.terminal import ShardTerminal
+from .run import Launch, Run, Stop
+from .settings import Settings
+from .supervisor import Supervisor
+from .worker import options, wire
+from .worker.recorder import record_xml
+
+#: The directory in pytest's cache.
+CACHE_NAME = "shardrun"
+
+
+class Controller:
+    """The plugin of the process that the user started, where shards were asked for."""
+
+    def __init__(
+        self,
+        config: pytest.Config,
+        settings: Settings,
+        executor: Callable[[str], Executor],
+        splitter: Splitter,
+        sys_path: Sequence[str],
+    ) -> None:
+        self._config = config
+        self._settings = settings
+        self._make_executor = executor
+        self._splitter = splitter
+        self._sys_path = list(sys_path)
+        self._run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}"
+        self._testrun_uid = uuid.uuid4().hex
+        self._hash_seed = str(random.SystemRandom().randint(1, 2**32 - 1))
+        self._started = time.time()
+        self._clock_started = time.monotonic()
+        self._nodes: dict[Any, Node] = {}
+        self._durations = Durations()
+        self._measured: dict[str, float] = {}
+        self._planned: notices.Planned | None = None
+        self._refused: list[str] | None = None
+        self._collection_errors = 0
+        self._stop_asked: notices.StopAskedByTest | None = None
+        self._red = False
+        self._internal_error = False
+        self._journal: Journal | None = None
+        self._junit: JUnitWriter | None = None
+        self._open = ExitStack()
+
+    # Before the run
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_configure(self, config: pytest.Config) -> None:
+        reporter: Any = config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is not None:
+            # Tests of several files end in turn: their letters make one line.
+            reporter.showfspath = False
+        self._terminal = ShardTerminal(config, self._run_id)
+        self._terminal.offer_replay(self._replay_command())
+        config.pluginmanager.register(self._terminal, "shardrun-terminal")
+        if config.option.xmlpath:
+            self._junit = JUnitWriter(config, config.option.xmlpath, started=self._started)
+            record_xml(config, self._record_xml)
+
+    @pytest.hookimpl
+    def pytest_report_header(self) -> str:
+        settings, policy = self._settings, self._settings.policy
+        text = f"shards: {settings.shards} ({settings.executor}), split by {settings.split}"
+        if policy.jobs < settings.shards:
+            text += f", {policy.jobs} at once"
+        for name, limit in (("shard", policy.shard_timeout), ("run", policy.run_timeout)):
+            if limit is not None:
+                text += f", {name} timeout {limit:g} s"
+        return f"{text}, run {self._run_id}"
+
+    def _replay_command(self) -> str:
+        arguments = [str(each) for each in self._config.invocation_params.args]
+        rest = shlex.join(without_shard_options(arguments)).replace("{", "{{").replace("}", "}}")
+        return f"pytest --shard-replay {{replay}} {rest}".rstrip()
+
+    # The run
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection(self, session: pytest.Session) -> bool:
+        self._session = session
+        self._begin()
+        self._supervisor.run_until(lambda: self._run.is_planned)
+        if self._refused is not None:
+            self._supervisor.close()
+            raise pytest.UsageError(*self._refused)
+        return True
+
+    def _begin(self) -> None:
+        directory = self._cache_directory()
+        if directory is not None:
+            self._open_cache(directory)
+        self._replay = Replay(self._config)
+        settings = self._settings
+        self._run = Run(
+            settings.shards,
+            settings.policy,
+            self._plan,
+            plan_only=settings.plan_only,
+            continue_on_collection_errors=self._config.option.continue_on_collection_errors,
+        )
+        self._supervisor = Supervisor(
+            self._run,
+            self._make_executor(self._run_id),
+            self._order_for,
+            self._tell,
+            self._terminal.show_output,
+            self._wanted_stop,
+        )
+        self._open.enter_context(self._supervisor.signals())
+        self._open.callback(self._supervisor.close)
+
+    def _cache_directory(self) -> Path | None:
+        # Absent with -p no:cacheprovider.
+        cache = getattr(self._config, "cache", None)
+        if cache is None:
+            return None
+        try:
+            directory: Path = cache.mkdir(CACHE_NAME)
+        except OSError as error:
+            self._complain(f"durations and journal are not kept: {error}")
+            return None
+        return directory
+
+    def _open_cache(self, directory: Path) -> None:
+        self._durations = read_durations(directory / "durations.json", complain=self._complain)
+        try:
+            self._journal = Journal(directory / "runs", self._run_id)
+        except OSError as error:
+            self._complain(f"the journal is not kept: {error}")
+            return
+        self._open.callback(self._journal.close)
+        self._journal.write(
+            "run",
+            {
+                "format": 1,
+                "run": self._run_id,
+                "arguments": [str(each) for each in self._config.invocation_params.args],
+                "rootdir": str(self._config.rootpath),
+                "shards": self._settings.shards,
+                "executor": self._settings.executor,
+            },
+        )
+
+    def _complain(self, text: str) -> None:
+        self._config.issue_config_time_warning(pytest.PytestWarning(f"shardrun: {text}"), 2)
+
+    def _plan(self, items: Sequence[Item]) -> Plan:
+        try:
+            return make_plan(
+                items,
+                self._durations,
+                shards=self._settings.shards,
+                splitter=self._splitter,
+                scope=self._settings.scope,
+            )
+        except ValueError as error:
+            raise pytest.UsageError(f"--shard-split={self._settings.split}: {error}") from error
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        self._supervisor.run_until(lambda: False)
+        for action in self._run.close_books():
+            self._tell(action.notice)  # type: ignore[union-attr]
+        self._config.hook.pytest_shardrun_finished(config=self._config, run_id=self._run_id)
+        self._terminal.add_stats()
+        if self._settings.plan_only and self._planned is not None:
+            self._terminal.show_plan(self._planned)
+        self._raise_early_end(session)
+        if self._red and not session.testsfailed:
+            # pytest's exit code 1, although no test has failed.
+            session.testsfailed = 1
+        return True
+
+    def _raise_early_end(self, session: pytest.Session) -> None:
+        """End the session as pytest would have, had it run the tests itself."""
+        number = self._supervisor.signalled
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        if number is not None:
+            pytest.exit(f"received {signal.Signals(number).name}", returncode=2)
+        if self._collection_errors:
+            plural = "" if self._collection_errors == 1 else "s"
+            raise session.Interrupted(f"{self._collection_errors} error{plural} during collection")
+        asked = self._stop_asked
+        if asked is not None and asked.kind == "exit":
+            pytest.exit(asked.reason, returncode=asked.returncode)
+        if session.shouldfail:
+            raise session.Failed(session.shouldfail)
+        if session.shouldstop:
+            raise session.Interrupted(session.shouldstop)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> Any:
+        # Also after an exception in a hook of this process: no shard survives, no test is lost.
+        self._open.close()
+        if hasattr(self, "_run"):
+            for action in self._run.close_books():
+                self._tell(action.notice)  # type: ignore[union-attr]
+            self._save()
+        if self._internal_error and session.exitstatus in (0, 1):
+            session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
+        return (yield)
+
+    def _save(self) -> None:
+        directory = self._cache_directory()
+        if directory is not None and self._measured:
+            update_durations(
+                directory / "durations.json", self._measured, complain=self._complain
+            )
+        if self._junit is not None:
+            wall = time.monotonic() - self._clock_started
+            self._junit.write(shard_seconds=self._shard_seconds(wall), wall_seconds=wall)
+
+    def _shard_seconds(self, wall: float) -> Mapping[int, float]:
+        if self._planned is None:
+            return {}
+        return {shard.number: wall for shard in self._planned.plan.shards}
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        if self._junit is not None:
+            path = self._config.option.xmlpath
+            terminalreporter.write_sep("-", f"generated xml file: {os.path.abspath(path)}")
+
+    # Attempts
+
+    def _order_for(self, launch: Launch) -> LaunchOrder:
+        attempt = launch.attempt
+        config = self._config
+        node = Node(config, attempt, self._settings.shards, self._testrun_uid)
+        self._nodes[attempt] = node
+        self._replay.expect(attempt, node)
+        config.hook.pytest_shardrun_attempt_started(config=config, attempt=attempt)
+        # Absent where pytest-xdist's names are forbidden.
+        if hasattr(config.hook, "pytest_configure_node"):
+            config.hook.pytest_configure_node(node=node)
+        environment = self._environment(node, launch)
+        seed_is_ours = "PYTHONHASHSEED" not in environment
+        if seed_is_ours:
+            # The order of sets decides the order of tests in some suites.
+            environment["PYTHONHASHSEED"] = self._hash_seed
+        writer: Any = config.get_terminal_writer()
+        line = {
+            "sys_path": self._sys_path,
+            "package_path": str(Path(__file__).parent.parent),
+            "argv": sys.argv,
+            "args": [str(each) for each in config.invocation_params.args],
+            "workerinput": wire.pack(node.workerinput, self._note_loss),
+            "basetemp": self._basetemp(launch),
+            "doomed": launch.doomed,
+            "markup": writer.hasmarkup,
+            "width": writer.fullwidth,
+            "hash_seed_is_ours": seed_is_ours,
+        }
+        return LaunchOrder(attempt, wire.encode(line), environment, config.invocation_params.dir)
+
+    def _environment(self, node: Node, launch: Launch) -> dict[str, str]:
+        attempt = launch.attempt
+        return {
+            **os.environ,
+            "PYTEST_XDIST_WORKER": worker_id(attempt),
+            "PYTEST_XDIST_WORKER_COUNT": str(self._settings.shards),
+            "PYTEST_XDIST_TESTRUNUID": self._testrun_uid,
+            "SHARDRUN_RUN": self._run_id,
+            "SHARDRUN_SHARD": str(attempt.shard),
+            "SHARDRUN_SHARDS": str(self._settings.shards),
+            "SHARDRUN_ATTEMPT": str(attempt.number),
+            "SHARDRUN_SLOT": str(attempt.shard - 1),
+        }
+
+    def _basetemp(self, launch: Launch) -> str | None:
+        # pytest keeps the factory in a private place; pytest-xdist relies on it, too.
+        factory = getattr(self._config, "_tmp_path_factory", None)
+        if factory is None:
+            return None
+        attempt = launch.attempt
+        name = f"shard-{attempt.shard}"
+        if attempt.number > 1:
+            name += f"-{attempt.number}"
+        return str(factory.getbasetemp() / name)
+
+    def _note_loss(self, path: str, value: object) -> None:
+        self._complain(
+            f"workerinput{path} of type {type(value).__name__} cannot be sent and became its text"
+        )
+
+    # Notices
+
+    def _tell(self, notice: notices.Notice) -> None:
+        self._terminal.note(notice)
+        if self._journal is not None:
+            self._journal.note(notice)
+        hook = self._config.hook
+        match notice:
+            case notices.TestDone():
+                self._replay_test(notice)
+            case notices.TestNotRun(position, item, shard, reason, asked):
+                self._red = self._red or not asked
+                if self._junit is not None:
+                    self._junit.add_not_run(shard or 1, position, item, reason, asked=asked)
+            case notices.Problem(shard, text, _, internal):
+                self._red = True
+                self._internal_error = self._internal_error or internal
+                if self._junit is not None:
+                    self._junit.add_shard_problem(shard or 1, text)
+            case notices.CollectReported(attempt):
+                report = self._replay.collect_report(notice)
+                if report is not None and self._junit is not None:
+                    self._junit.add_collect_report(attempt.shard, report)
+            case notices.Planned():
+                self._take_plan(notice)
+            case notices.FoundLater(attempt, items):
+                self._session.testscollected += len(items)
+                self._complain(
+                    f"{attempt} collected {len(items)} tests that were not in the plan, "
+                    f"{items[0].nodeid} the first of them; it runs them itself"
+                )
+            case notices.CollectionRefused(messages):
+                self._refused = messages
+            case notices.CollectionFailed(count, errors):
+                self._session.testscollected = count
+                self._collection_errors = errors
+            case notices.SeenOutsideTests(attempt, event):
+                self._see(attempt.shard, notice, event)
+            case notices.AttemptReady(attempt, info):
+                node = self._nodes[attempt]
+                node.workerinfo = {**info, "id": node.gateway.id}
+                if hasattr(hook, "pytest_testnodeready"):
+                    hook.pytest_testnodeready(node=node)
+            case notices.AttemptCollected(attempt, nodeids):
+                if hasattr(hook, "pytest_xdist_node_collection_finished"):
+                    hook.pytest_xdist_node_collection_finished(
+                        node=self._nodes[attempt], ids=nodeids
+                    )
+            case notices.AttemptEnded():
+                self._end_attempt(notice)
+            case notices.Remark(text, _):
+                self._complain(text)
+            case notices.StopAskedByTest(kind, reason):
+                self._stop_asked = notice
+                if kind == "fail":
+                    self._session.shouldfail = self._session.shouldfail or reason
+                elif kind == "stop":
+                    self._session.shouldstop = self._session.shouldstop or reason
+            case notices.TestStarted():
+                pass
+
+    def _replay_test(self, done: notices.TestDone) -> None:
+        reports = self._replay.test_done(done)
+        if done.blame is None and reports:
+            self._measured[done.item.nodeid] = done.seconds
+        if self._junit is not None and reports:
+            attributes = {each.name: each.value for each in done.xml}
+            self._junit.add_test(
+                done.attempt.shard,
+                done.position,
+                done.item,
+                done.status,
+                reports,
+                attributes=attributes,
+            )
+
+    def _take_plan(self, planned: notices.Planned) -> None:
+        self._planned = planned
+        self._session.testscollected = len(planned.items)
+        self._replay.deselected(planned.deselected)
+        nodeids = [item.nodeid for item in planned.items]
+        newest: Any = self._config.pluginmanager.get_plugin("nfplugin")
+        if newest is not None:
+            # --nf remembers what it has seen where it collects, which is not in this process.
+            newest.cached_nodeids.update(nodeids)
+        reporter: Any = self._config.pluginmanager.get_plugin("terminalreporter")
+        stats = {} if reporter is None else reporter.stats
+        self._terminal.collected(
+            planned, len(stats.get("error", ())), len(stats.get("skipped", ()))
+        )
+        self._config.hook.pytest_shardrun_planned(
+            config=self._config, plan=planned.plan, items=planned.items
+        )
+
+    def _see(self, shard: int, notice: notices.SeenOutsideTests, event: object) -> None:
+        match event:
+            case Reported():
+                self._replay.stray_report(notice.attempt, event)
+            case Warned():
+                self._replay.warning(event)
+            case XmlRecorded(None, name, value) if self._junit is not None:
+                self._junit.add_suite_property(shard, name, value)
+            case _:
+                pass
+
+    def _end_attempt(self, ended: notices.AttemptEnded) -> None:
+        node = self._nodes[ended.attempt]
+        error = None
+        if ended.workeroutput is not None:
+            node.workeroutput = wire.unpack(ended.workeroutput)
+        else:
+            error = ended.ending.reason
+        hook = self._config.hook
+        if hasattr(hook, "pytest_testnodedown"):
+            hook.pytest_testnodedown(node=node, error=error)
+        hook.pytest_shardrun_attempt_ended(
+            config=self._config, attempt=ended.attempt, ending=ended.ending
+        )
+
+    def _record_xml(self, nodeid: str | None, name: str, value: str) -> None:
+        # From plugins and conftest files in this process; tests run elsewhere.
+        if nodeid is None and self._junit is not None:
+            self._junit.add_suite_property(1, name, value)
+
+    def _wanted_stop(self) -> Stop | None:
+        """What -x, --maxfail or a plugin has set while reports were replayed."""
+        reason = self._session.shouldfail or self._session.shouldstop
+        if not reason or self._run.stopped is not None:
+            return None
+        return Stop(str(reason), asked=True, escalate=after_stop)
+
+
+def without_shard_options(arguments: Sequence[str]) -> list[str]:
+    """The arguments without those that split the run."""
+    flags = {option.flag: option.metavar is not None for option in options.OPTIONS}
+    kept: list[str] = []
+    skip = False
+    for argument in arguments:
+        flag, equals, _ = argument.partition("=")
+        if skip:
+            skip = False
+        elif flag in flags:
+            skip = flags[flag] and not equals
+        else:
+            kept.append(argument)
+    return kept

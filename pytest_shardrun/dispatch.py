@@ -1,0 +1,585 @@
+"""Queues, batches and taking over work."""
+
+from __future__ import annotations
+
+import enum
+import itertools
+import math
+from collections import deque
+from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+from typing import Final, final
+
+from pytest_shardrun.model import UNKNOWN_SECONDS, Plan, Unit
+
+#: A worker holds its last test until it knows the next one, so one in hand is too few.
+LEAST_AHEAD: Final = 2
+MOST_AHEAD: Final = 64
+SECONDS_AHEAD: Final = 0.1
+#: How many of a shard's latest tests its mean of seconds remembers, roughly.
+MEMORY: Final = 8
+#: Keeps sums of expected seconds meaningful where a plan expects no time at all.
+LEAST_SECONDS: Final = 1e-6
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What a worker is sent in one go."""
+
+    #: Empty where there is only to say that nothing else is foreseen.
+    positions: tuple[int, ...]
+    #: False: nothing else is foreseen, so the last test need not wait for a next one.
+    more: bool
+
+
+@final
+class _State(enum.IntEnum):
+    """What is known of a shard's process; the serial tests prefer the lowest."""
+
+    LIVING = 0
+    STARTING = 1
+    LOST = 2
+    WAITING = 3
+    GONE = 4
+
+
+@final
+@dataclass(slots=True)
+class _Part:
+    """What a queue still holds of one unit."""
+
+    unit: Unit
+    positions: tuple[int, ...]
+    start: int = 0
+    #: A test of it was sent from this queue.
+    begun: bool = False
+
+    def __len__(self) -> int:
+        return len(self.positions) - self.start
+
+    @property
+    def unsent(self) -> tuple[int, ...]:
+        return self.positions[self.start :] if self.start else self.positions
+
+    @property
+    def seconds(self) -> float:
+        return _seconds(self.unit, len(self))
+
+
+@final
+@dataclass(slots=True)
+class _Queue:
+    """Unsent tests in order, with their sums."""
+
+    parts: deque[_Part] = field(default_factory=deque)
+    count: int = 0
+    seconds: float = 0.0
+
+    def append(self, part: _Part) -> None:
+        self.parts.append(part)
+        self.count += len(part)
+        self.seconds += part.seconds
+
+    def pop(self) -> _Part:
+        part = self.parts.pop()
+        self._shrink(part.unit, len(part))
+        return part
+
+    def send(self) -> tuple[int, Unit]:
+        """Take out the first test."""
+        part = self.parts[0]
+        position = part.positions[part.start]
+        part.start += 1
+        part.begun = True
+        if not part:
+            self.parts.popleft()
+        self._shrink(part.unit, 1)
+        return position, part.unit
+
+    def put_back(self, unit: Unit, positions: tuple[int, ...]) -> None:
+        """Return tests that were sent to the head, joined with the rest of their unit."""
+        rest: tuple[int, ...] = ()
+        if self.parts and self.parts[0].unit is unit:
+            rest = self.parts.popleft().unsent
+        self.parts.appendleft(_Part(unit, positions + rest, begun=True))
+        self.count += len(positions)
+        self.seconds += _seconds(unit, len(positions))
+
+    def clear(self) -> tuple[_Part, ...]:
+        parts = tuple(self.parts)
+        self.parts.clear()
+        self.count = 0
+        self.seconds = 0.0
+        return parts
+
+    def positions(self) -> Iterator[int]:
+        return itertools.chain.from_iterable(part.unsent for part in self.parts)
+
+    def _shrink(self, unit: Unit, count: int) -> None:
+        self.count -= count
+        # What rounding leaves over must not outlive the tests.
+        self.seconds = self.seconds - _seconds(unit, count) if self.count else 0.0
+
+
+@final
+@dataclass(slots=True)
+class _Shard:
+    """What the dispatcher knows of one shard."""
+
+    number: int
+    state: _State = _State.WAITING
+    queue: _Queue = field(default_factory=_Queue)
+    #: In the order of sending; None stands for a serial test's unit.
+    in_flight: dict[int, Unit | None] = field(default_factory=dict)
+    #: What its latest collection lacks; unknown and empty until it has joined once.
+    missing: set[int] = field(default_factory=set)
+    collected: bool = False
+    #: It was said that it may finish.
+    dismissed: bool = False
+    told_more: bool = False
+    mean_seconds: float | None = None
+    #: The revision at which there was nothing to take over.
+    dry_at: int = -1
+
+    @property
+    def has_process(self) -> bool:
+        return self.state in (_State.LIVING, _State.STARTING)
+
+    @property
+    def can_run(self) -> bool:
+        """Whether tests can be sent to it, now or after its process has started."""
+        return self.state is not _State.GONE and not self.dismissed
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Reach:
+    """Who runs the serial tests, and what nobody can run."""
+
+    revision: int
+    #: Each host's unsent serial tests, in the order in which the hosts have their turn.
+    hosts: dict[int, deque[int]]
+    stranded_serial: tuple[int, ...]
+    stranded_orphans: tuple[int, ...]
+
+
+@final
+class Dispatcher:
+    """Hands out the tests of a plan to shards that ask.
+
+    After `finished` ask for that shard's next batch; when it has nothing in flight any more, and
+    after every other call, ask for everyone's, and who may finish.
+    """
+
+    def __init__(self, plan: Plan, *, steal: bool) -> None:
+        self._steal: Final = steal
+        self._measured: Final = plan.measured
+        self._shards: Final[dict[int, _Shard]] = {}
+        for planned in plan.shards:
+            shard = self._shards[planned.number] = _Shard(planned.number)
+            for unit in planned.units:
+                if unit.positions:
+                    shard.queue.append(_Part(unit, unit.positions))
+        #: Unsent tests that their own shard cannot run; whoever has them takes them over.
+        self._orphans: Final = _Queue()
+        self._stranded: Final[list[int]] = []
+        self._serial: dict[int, None] = dict.fromkeys(plan.serial)
+        #: The shard that has serial tests in flight, and then nothing but those.
+        self._serial_host: int | None = None
+        self._unsent = sum(shard.queue.count for shard in self._shards.values())
+        self._remaining = self._unsent + len(self._serial)
+        self._usual_seconds: Final = (
+            sum(shard.queue.seconds for shard in self._shards.values()) / self._unsent
+            if self._unsent
+            else UNKNOWN_SECONDS
+        )
+        self._stopped = False
+        #: Counts what can make work available to a shard that found none before, or turn work
+        #: into stranded work. Sending and taking over do neither, so they don't count.
+        self._revision = 0
+        self._reach: _Reach | None = None
+
+    def started(self, shard: int) -> None:
+        """A process of this shard was started: it will join or be lost.
+
+        Without this the shard counts as waiting for a place to run, and for its sake shards that
+        ran dry are dismissed, which could have helped it.
+        """
+        starting = self._shard(shard)
+        assert starting.state is not _State.GONE, shard
+        starting.state = _State.STARTING
+        self._revision += 1
+
+    def joined(
+        self, shard: int, missing: AbstractSet[int] = frozenset(), extra: Sequence[int] = ()
+    ) -> None:
+        """A process of this shard has collected and can be sent tests.
+
+        It lacks `missing`, of all positions known so far; nobody had `extra` before.
+        """
+        newcomer = self._shard(shard)
+        assert newcomer.state is not _State.GONE, shard
+        assert not newcomer.in_flight, shard
+        newcomer.state = _State.LIVING
+        newcomer.collected = True
+        newcomer.missing = set(missing)
+        if missing:
+            self._give_away_missing(newcomer)
+        if extra:
+            unit = Unit(tuple(extra), self._usual_seconds * len(extra))
+            queue = newcomer.queue if newcomer.can_run else self._orphans
+            queue.append(_Part(unit, unit.positions))
+            self._unsent += len(extra)
+            self._remaining += len(extra)
+            for other in self._shards.values():
+                if other is not newcomer and other.collected:
+                    other.missing.update(extra)
+        self._revision += 1
+
+    def next_batch(self, shard: int) -> Batch | None:
+        """What to send to this shard now, or None for nothing new to say."""
+        asking = self._shards.get(shard)
+        if asking is None or asking.state is not _State.LIVING or asking.dismissed or self._stopped:
+            return None
+        positions = self._send(asking)
+        more = self._has_more(asking)
+        if not positions and (more or not asking.told_more or not asking.in_flight):
+            return None
+        asking.told_more = more
+        return Batch(positions, more)
+
+    def finished(self, shard: int, position: int, seconds: float) -> None:
+        """This shard has run a test; KeyError if it was not in flight there."""
+        runner = self._shards[shard]
+        del runner.in_flight[position]
+        self._remaining -= 1
+        if runner.mean_seconds is None:
+            runner.mean_seconds = seconds
+        else:
+            runner.mean_seconds += (seconds - runner.mean_seconds) / MEMORY
+        if not runner.in_flight and self._serial_host == shard:
+            self._serial_host = None
+
+    def lost(self, shard: int, blamed: int | None) -> None:
+        """This shard's process is gone: what it has not finished returns to the head of its queue.
+
+        The blamed test is settled. The shard gets nothing before it has joined again.
+        """
+        loser = self._shard(shard)
+        if blamed is not None and blamed in loser.in_flight:
+            del loser.in_flight[blamed]
+            self._remaining -= 1
+        self._take_back(loser)
+        if loser.state is not _State.GONE:
+            loser.state = _State.LOST
+        self._revision += 1
+
+    def give_up(self, shard: int) -> None:
+        """No process will ever run for this shard again: others take over its tests, if they may.
+
+        Idempotent.
+        """
+        gone = self._shard(shard)
+        self._take_back(gone)
+        gone.state = _State.GONE
+        for part in gone.queue.clear():
+            if self._steal:
+                self._orphans.append(_Part(part.unit, part.unsent))
+            else:
+                self._stranded.extend(part.unsent)
+                self._unsent -= len(part)
+        self._revision += 1
+
+    def left(self, shard: int) -> None:
+        """This shard's process has ended in good order; it never gets work again. Idempotent."""
+        self.give_up(shard)
+
+    def stop(self) -> None:
+        """Nothing more is handed out, and nobody is told anything more."""
+        self._stopped = True
+
+    def may_finish(self, shard: int) -> bool:
+        """Whether nothing is in flight there and nothing will come for it.
+
+        True is final: whether or not it has a process, this shard gets nothing from then on.
+        """
+        idle = self._shard(shard)
+        if not idle.can_run:
+            return True
+        if idle.in_flight:
+            return False
+        if not self._stopped and (
+            idle.queue.parts
+            or self._survey().hosts.get(shard)
+            or self._source(idle) is not None
+            or (idle.has_process and self._may_be_needed() and not self._place_is_awaited())
+        ):
+            return False
+        idle.dismissed = True
+        self._revision += 1
+        return True
+
+    def stranded(self) -> tuple[int, ...]:
+        """The unsent tests that no shard can run any more."""
+        reach = self._survey()
+        return tuple(sorted((*self._stranded, *reach.stranded_orphans, *reach.stranded_serial)))
+
+    def unfinished(self, shard: int) -> tuple[int, ...]:
+        """The tests in flight there, then those in its queue; serial ones once they were sent."""
+        known = self._shards.get(shard)
+        return () if known is None else (*known.in_flight, *known.queue.positions())
+
+    def remaining(self) -> int:
+        """How many tests are neither finished nor settled, wherever they are."""
+        return self._remaining
+
+    def _shard(self, number: int) -> _Shard:
+        if number not in self._shards:
+            self._shards[number] = _Shard(number)
+        return self._shards[number]
+
+    def _send(self, shard: _Shard) -> tuple[int, ...]:
+        wanted = self._wanted(shard)
+        # Refilled when half empty: tiny tests travel in batches.
+        if len(shard.in_flight) > max(LEAST_AHEAD - 1, wanted // 2):
+            return ()
+        positions: list[int] = []
+        if self._serial_host is None:
+            expected = 0.0
+            while len(shard.in_flight) < wanted and (shard.queue.parts or self._take_over(shard)):
+                position, unit = shard.queue.send()
+                shard.in_flight[position] = unit
+                positions.append(position)
+                expected += _seconds(unit, 1)
+                # A slow test behind many quick ones should stay where others can take it over.
+                if self._measured and expected >= SECONDS_AHEAD:
+                    wanted = LEAST_AHEAD
+            self._unsent -= len(positions)
+        if not positions:
+            share = self._serial_turn(shard)
+            while share and len(shard.in_flight) < LEAST_AHEAD:
+                position = share.popleft()
+                del self._serial[position]
+                shard.in_flight[position] = None
+                self._serial_host = shard.number
+                positions.append(position)
+        return tuple(positions)
+
+    def _wanted(self, shard: _Shard) -> int:
+        if shard.mean_seconds is None:
+            return LEAST_AHEAD
+        wanted = math.ceil(SECONDS_AHEAD / max(shard.mean_seconds, SECONDS_AHEAD / MOST_AHEAD))
+        living = sum(other.state is _State.LIVING for other in self._shards.values())
+        return max(LEAST_AHEAD, min(wanted, self._unsent // (2 * living)))
+
+    def _has_more(self, shard: _Shard) -> bool:
+        if self._serial_host is None:
+            return bool(shard.queue.parts) or self._source(shard) is not None
+        return self._serial_host == shard.number and bool(self._serial_turn(shard))
+
+    def _source(self, thief: _Shard) -> tuple[_Queue, int] | None:
+        """The queue from which this shard can take something, and how many tests at most."""
+        if thief.dry_at == self._revision:
+            return None
+        if self._offers(self._orphans, self._orphans.count, thief):
+            return self._orphans, self._orphans.count
+        if self._steal:
+            victims = [
+                shard
+                for shard in self._shards.values()
+                if shard is not thief and shard.collected and shard.queue.parts
+            ]
+            victims.sort(key=lambda victim: victim.queue.seconds, reverse=True)
+            for victim in victims:
+                most = _spare(victim, thief)
+                if self._offers(victim.queue, most, thief):
+                    return victim.queue, most
+        thief.dry_at = self._revision
+        return None
+
+    def _offers(self, queue: _Queue, most: int, thief: _Shard) -> bool:
+        alone = len(queue.parts) == 1
+        return any(
+            self._offer(queue, part, most, thief, alone=alone) for part in reversed(queue.parts)
+        )
+
+    def _offer(
+        self, queue: _Queue, part: _Part, most: int, thief: _Shard, *, alone: bool
+    ) -> tuple[int, ...]:
+        """What this shard can take of a part that is `alone` in its queue, or is not."""
+        if most <= 0:
+            return ()
+        has_all = not thief.missing or thief.missing.isdisjoint(part.unsent)
+        if part.unit.divisible:
+            offered = part.unsent if has_all else _without(part.unsent, thief.missing)
+            return offered[len(offered) // 2 if alone or part.begun else 0 :][-most:]
+        if queue is not self._orphans:
+            whole = has_all and not alone and not part.begun and len(part) <= most
+            return part.unsent if whole else ()
+        if has_all:
+            return part.unsent
+        if any(
+            shard.can_run and shard.missing.isdisjoint(part.unsent)
+            for shard in self._shards.values()
+        ):
+            return ()
+        # Nobody has the whole group: better in pieces than not at all.
+        return _without(part.unsent, thief.missing)
+
+    def _take_over(self, thief: _Shard) -> bool:
+        """Move up to half of another queue's seconds, and at least something, to an empty one."""
+        source = self._source(thief)
+        if source is None:
+            return False
+        queue, most = source
+        enough = queue.seconds / 2
+        taken: list[_Part] = []
+        passed: list[_Part] = []
+        seconds = 0.0
+        while queue.parts:
+            part = queue.pop()
+            alone = not queue.parts and not passed
+            positions = self._offer(queue, part, most, thief, alone=alone)
+            gain = _seconds(part.unit, len(positions))
+            if taken and seconds + gain > enough:
+                passed.append(part)
+                break
+            if positions:
+                taken.append(_Part(part.unit, positions))
+                seconds += gain
+                most -= len(positions)
+            if len(positions) < len(part):
+                rest = _without(part.unsent, set(positions))
+                passed.append(_Part(part.unit, rest, begun=part.begun))
+        for part in reversed(passed):
+            queue.append(part)
+        for part in reversed(taken):
+            thief.queue.append(part)
+        return True
+
+    def _give_away_missing(self, shard: _Shard) -> None:
+        """Part with the tests that this shard turned out to lack, and with groups of such tests."""
+        for part in shard.queue.clear():
+            lacks = tuple(position for position in part.unsent if position in shard.missing)
+            if not lacks:
+                shard.queue.append(part)
+            elif not part.unit.divisible:
+                self._orphans.append(_Part(part.unit, part.unsent))
+            else:
+                self._orphans.append(_Part(part.unit, lacks))
+                if rest := _without(part.unsent, shard.missing):
+                    shard.queue.append(_Part(part.unit, rest))
+
+    def _take_back(self, shard: _Shard) -> None:
+        """Return what is in flight at a process that is gone."""
+        shard.told_more = False
+        if self._serial_host == shard.number:
+            self._serial = dict.fromkeys((*shard.in_flight, *self._serial))
+            self._serial_host = None
+        else:
+            self._unsent += len(shard.in_flight)
+            runs = [
+                (unit, tuple(position for position, _ in run))
+                for unit, run in itertools.groupby(shard.in_flight.items(), _unit_of)
+            ]
+            for unit, positions in reversed(runs):
+                assert unit is not None
+                shard.queue.put_back(unit, positions)
+        shard.in_flight.clear()
+
+    def _survey(self) -> _Reach:
+        if self._reach is not None and self._reach.revision == self._revision:
+            return self._reach
+        runners = [shard for shard in self._shards.values() if shard.can_run]
+        # Whoever is at it goes on with it, even where a lower number has joined again.
+        runners.sort(
+            key=lambda shard: (shard.number != self._serial_host, shard.state, shard.number)
+        )
+        hosts: dict[int, deque[int]] = {}
+        serial = tuple(self._serial)
+        for shard in runners:
+            share = _without(serial, shard.missing)
+            if share:
+                hosts[shard.number] = deque(share)
+                serial = tuple(position for position in serial if position in shard.missing)
+        orphans = set(self._orphans.positions())
+        for shard in runners:
+            orphans &= shard.missing
+        self._reach = _Reach(self._revision, hosts, serial, tuple(orphans))
+        return self._reach
+
+    def _serial_turn(self, shard: _Shard) -> deque[int]:
+        """The serial tests that this shard may be sent now."""
+        closed: deque[int] = deque()
+        if (
+            not self._serial
+            or self._serial_host not in (None, shard.number)
+            or (self._serial_host is None and shard.in_flight)
+            or self._unsent_somewhere()
+        ):
+            return closed
+        hosts = self._survey().hosts
+        if next((number for number, share in hosts.items() if share), None) != shard.number:
+            return closed
+        for other in self._shards.values():
+            # A later host stays, idle: it has serial tests that this one lacks.
+            idle = not other.in_flight and hosts.get(other.number)
+            if other is not shard and other.has_process and not idle:
+                return closed
+        return hosts[shard.number]
+
+    def _unsent_somewhere(self) -> bool:
+        """Whether a test that is not serial waits in a queue from which it can be sent."""
+        return self._unsent > len(self._survey().stranded_orphans)
+
+    def _may_be_needed(self) -> bool:
+        """Whether a shard without work could get some when a process is lost or joins."""
+        if self._steal:
+            return self._unsent_somewhere() or (
+                self._serial_host is None
+                and any(shard.in_flight for shard in self._shards.values())
+            )
+        return any(
+            shard.can_run and shard.state is not _State.LIVING and shard.queue.parts
+            for shard in self._shards.values()
+        )
+
+    def _place_is_awaited(self) -> bool:
+        """Whether a shard with work waits for its turn, which may need another's place."""
+        awaited = sum(
+            shard.can_run
+            and not shard.has_process
+            and bool(shard.queue.parts or self._source(shard) is not None)
+            for shard in self._shards.values()
+        )
+        leaving = sum(shard.dismissed and shard.has_process for shard in self._shards.values())
+        return awaited > leaving
+
+
+def _spare(victim: _Shard, thief: _Shard) -> int:
+    """How many unsent tests another shard can do without.
+
+    A worker that has not been served yet keeps what it will be sent at once: it must not end up
+    with less to do than the shard that came first.
+    """
+    if victim.state is not _State.LIVING:
+        return victim.queue.count
+    due = min(len(thief.in_flight) + 1, LEAST_AHEAD) - len(victim.in_flight)
+    return victim.queue.count - max(due, 0)
+
+
+def _seconds(unit: Unit, count: int) -> float:
+    """What so many tests of a unit are expected to take."""
+    return count * max(unit.expected_seconds / len(unit.positions), LEAST_SECONDS)
+
+
+def _without(positions: tuple[int, ...], missing: AbstractSet[int]) -> tuple[int, ...]:
+    if not missing:
+        return positions
+    return tuple(position for position in positions if position not in missing)
+
+
+def _unit_of(sent: tuple[int, Unit | None]) -> Unit | None:
+    return sent[1]

@@ -1,0 +1,267 @@
+"""What can happen in a shard, and what it can be told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias, final
+
+from .worker import wire
+
+#: Longer lines are no events: a report holds what a test printed, and memory has an end.
+LONGEST_LINE: Final = 1 << 30
+
+
+class BrokenStream(ValueError):
+    """A line that is no event: what came is not from our worker, or something was lost."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """pytest is configured and the session starts."""
+
+    info: dict[str, Any]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Collecting:
+    """A directory or file is about to be collected; it may be imported."""
+
+    nodeid: str
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class CollectReport:
+    """A collector failed or was skipped; ``data`` is pytest's serialised report, packed."""
+
+    data: Any
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """All is collected: how many tests, a digest of them in order, and how many errors."""
+
+    count: int
+    digest: str
+    errors: int
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Collection:
+    """The tests themselves, as rows of (node id, file, line, domain, group, serial)."""
+
+    rows: list[list[Any]]
+    deselected: list[str]
+    #: What ``pytest_report_collectionfinish`` wants shown.
+    lines: list[str]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class UsageRefused:
+    """pytest refused the arguments while it collected, as it does for a missing file."""
+
+    messages: list[str]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The test at this place of the shard's own collection begins."""
+
+    local: int
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """A report of the running test (None: of no test in particular), packed."""
+
+    local: int | None
+    when: str | None
+    #: pytest's own, or what a plugin made of it (``rerun``).
+    outcome: str
+    #: The test carries ``xfail`` and it applied.
+    xfail: bool
+    data: Any
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Finished:
+    local: int
+    seconds: float
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Warned:
+    local: int | None
+    data: dict[str, Any]
+    when: str
+    nodeid: str
+    location: list[Any] | None
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class XmlRecorded:
+    """``record_xml_attribute`` (with a node id) or ``record_testsuite_property`` was used."""
+
+    nodeid: str | None
+    name: str
+    value: str
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Lossy:
+    """A value that no stream can carry became its text."""
+
+    local: int | None
+    path: str
+    type_name: str
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class StopAsked:
+    """A test or plugin set ``session.shouldstop`` or ``shouldfail`` (kind: stop, fail)."""
+
+    kind: str
+    reason: str
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class ExitAsked:
+    """``pytest.exit()`` was called."""
+
+    reason: str
+    returncode: int | None
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Interrupted:
+    """A KeyboardInterrupt came out of a test or arrived as a signal."""
+
+    text: str
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class InternalError:
+    text: str
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Finishing:
+    """``pytest_sessionfinish`` begins."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Goodbye:
+    """pytest is over; ``workeroutput`` is what plugins want the controller to have, packed."""
+
+    status: int
+    workeroutput: Any
+
+
+Event: TypeAlias = (
+    Hello
+    | Collecting
+    | CollectReport
+    | Collected
+    | Collection
+    | UsageRefused
+    | Started
+    | Reported
+    | Finished
+    | Warned
+    | XmlRecorded
+    | Lossy
+    | StopAsked
+    | ExitAsked
+    | Interrupted
+    | InternalError
+    | Finishing
+    | Goodbye
+)
+
+
+def read_event(line: bytes, sequence: int) -> Event:
+    """The event of a line; ``sequence`` is the number it must carry.
+
+    Raises ``BrokenStream`` where the line is no event of this protocol or one before it is missing.
+    """
+    try:
+        number, *content = wire.decode(line)
+    except (ValueError, TypeError):
+        raise BrokenStream(f"not an event: {line[:200]!r}") from None
+    if number != sequence:
+        raise BrokenStream(f"event {sequence} is missing, got {number!r}")
+    return _event_of(content, line)
+
+
+def _event_of(content: list[Any], line: bytes) -> Event:
+    match content:
+        case ["start", int(local)]:
+            return Started(local)
+        case ["report", local, when, str(outcome), bool(xfail), data]:
+            return Reported(local, when, outcome, xfail, data)
+        case ["finish", int(local), float(seconds)]:
+            return Finished(local, seconds)
+        case ["collecting", str(nodeid)]:
+            return Collecting(nodeid)
+        case ["warning", local, dict(data), str(when), str(nodeid), location]:
+            return Warned(local, data, when, nodeid, location)
+        case ["hello", int(protocol), dict(info)]:
+            if protocol != wire.PROTOCOL:
+                raise BrokenStream(f"protocol {protocol} instead of {wire.PROTOCOL}")
+            return Hello(info)
+        case ["collect_report", data]:
+            return CollectReport(data)
+        case ["collected", int(count), str(digest), int(errors)]:
+            return Collected(count, digest, errors)
+        case ["collection", list(rows), list(deselected), list(lines)]:
+            return Collection(rows, deselected, lines)
+        case ["usage_error", list(messages)]:
+            return UsageRefused(messages)
+        case ["xml", nodeid, str(name), str(value)]:
+            return XmlRecorded(nodeid, name, value)
+        case ["lossy", local, str(path), str(type_name)]:
+            return Lossy(local, path, type_name)
+        case ["stop", str(kind), str(reason)]:
+            return StopAsked(kind, reason)
+        case ["exit", str(reason), returncode]:
+            return ExitAsked(reason, returncode)
+        case ["interrupted", str(text)]:
+            return Interrupted(text)
+        case ["internal_error", str(text)]:
+            return InternalError(text)
+        case ["finishing"]:
+            return Finishing()
+        case ["goodbye", int(status), output]:
+            return Goodbye(status, output)
+        case _:
+            raise BrokenStream(f"not an event: {line[:200]!r}")
+
+
+def run_command(positions: list[int], *, more: bool) -> bytes:
+    """Run these places of the shard's own collection; ``more``: others will follow."""
+    return wire.encode(["run", positions, more])
+
+
+#: Send the collection, not just its digest.
+LIST_COMMAND: Final = wire.encode(["list"])
+#: Run what was sent, then end the session.
+FINISH_COMMAND: Final = wire.encode(["finish"])
+#: End the session after the test that runs.
+STOP_COMMAND: Final = wire.encode(["stop"])

@@ -1,0 +1,68 @@
+"""The seam between a run and the place where its attempts live."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, final
+
+from ..model import Attempt, Exit
+
+
+class LaunchError(Exception):
+    """An attempt could not be started; the text says why."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class LaunchOrder:
+    """What an executor needs to start an attempt."""
+
+    attempt: Attempt
+    #: What the worker reads first; the executor sends it on as it is.
+    first_line: bytes
+    #: The whole environment of the worker.
+    environment: Mapping[str, str]
+    directory: Path
+
+
+class ShardProcess(Protocol):
+    """One attempt, wherever it runs; its methods may be called from several threads."""
+
+    def send(self, data: bytes) -> None:
+        """Write to the worker's stdin; harmless when it is gone."""
+
+    def receive(self) -> bytes:
+        """The next bytes of the worker's stream, waiting for them; empty at its end."""
+
+    def receive_output(self) -> bytes:
+        """The next bytes of everything else that it wrote; empty at the end."""
+
+    def wait(self) -> Exit:
+        """Wait for the end of the worker, then end everything that it started."""
+
+    def dump_stacks(self) -> None:
+        """Ask for the stacks of all threads on the output; returns at once."""
+
+    def interrupt(self) -> None:
+        """What Ctrl-C does; returns at once, harmless when gone."""
+
+    def terminate(self) -> None:
+        """Ask it to end; returns at once, harmless when gone."""
+
+    def kill(self) -> None:
+        """End everything that the attempt started; returns at once, harmless when gone."""
+
+
+class Executor(Protocol):
+    """Starts attempts somewhere."""
+
+    #: How the terminal names it.
+    name: str
+
+    def start(self, order: LaunchOrder) -> ShardProcess:
+        """Start an attempt or raise ``LaunchError``; called from one thread."""
+
+    def close(self) -> None:
+        """Give back what the executor itself holds, when no attempt lives any more."""

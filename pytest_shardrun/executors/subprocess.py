@@ -1,0 +1,194 @@
+"""Shards as child processes on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+from typing import IO, Final, final
+
+from ..model import Exit
+from ..worker import boot
+from . import guard
+from .base import LaunchError, LaunchOrder
+
+_CHUNK: Final = 1 << 16
+
+
+@final
+class SubprocessExecutor:
+    """Starts each attempt as a fresh interpreter with a process group of its own."""
+
+    name = "subprocess"
+
+    def __init__(self, run_id: str) -> None:
+        self._mark = f"SHARDRUN_RUN={run_id}"
+        self._guard: _Guard | None = None
+
+    def start(self, order: LaunchOrder) -> WorkerProcess:
+        """Start the interpreter; the first line is sent when the stream is first read."""
+        if self._guard is None:
+            self._guard = _Guard(self._mark)
+        arguments = [sys.executable, *_interpreter_flags(), "-c", boot.PROGRAM]
+        try:
+            popen = subprocess.Popen(
+                arguments,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                bufsize=0,
+                cwd=order.directory,
+                env=dict(order.environment),
+                # A group to kill, deaf to the terminal's Ctrl-C: the controller decides. A session,
+                # because a background group that reads from the terminal would be stopped.
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise LaunchError(f"could not start {sys.executable}: {error}") from error
+        self._guard.watch(popen.pid)
+        marks = (
+            self._mark,
+            f"SHARDRUN_SHARD={order.attempt.shard}",
+            f"SHARDRUN_ATTEMPT={order.attempt.number}",
+        )
+        return WorkerProcess(popen, order.first_line, self._guard, marks)
+
+    def close(self) -> None:
+        """Let the guard end; nothing is left for it to do."""
+        if self._guard is not None:
+            self._guard.close()
+            self._guard = None
+
+
+@final
+class WorkerProcess:
+    """A worker that is our child and leads its own process group."""
+
+    def __init__(
+        self,
+        popen: subprocess.Popen[bytes],
+        first_line: bytes,
+        watcher: _Guard,
+        marks: tuple[str, ...],
+    ) -> None:
+        self._popen = popen
+        self._first_line = first_line
+        self._guard = watcher
+        self._marks = marks
+        # Signals go only to a process that has not been reaped: its number is still its own.
+        self._reaping = threading.Lock()
+        self._reaped = False
+        assert popen.stdin is not None and popen.stdout is not None and popen.stderr is not None
+        self._stdin = popen.stdin
+        # Plain descriptors: a reader that waits for a child outside for ever is not worth a warning.
+        self._stream = _take_descriptor(popen.stdout)
+        self._output = _take_descriptor(popen.stderr)
+
+    def send(self, data: bytes) -> None:
+        view = memoryview(data)
+        # A worker that is gone is noticed by its exit.
+        with contextlib.suppress(OSError, ValueError):
+            while view:
+                view = view[self._stdin.write(view) or 0 :]
+
+    def receive(self) -> bytes:
+        # Sent from the reading thread: a worker that hangs at its start must not block others.
+        first, self._first_line = self._first_line, b""
+        if first:
+            self.send(first)
+        return _read(self._stream)
+
+    def receive_output(self) -> bytes:
+        return _read(self._output)
+
+    def wait(self) -> Exit:
+        # The zombie keeps the number of the group from being used again until it is killed.
+        os.waitid(os.P_PID, self._popen.pid, os.WEXITED | os.WNOWAIT)
+        with self._reaping:
+            guard.kill_group(self._popen.pid)
+            guard.kill_marked(*self._marks)
+            code = self._popen.wait()
+            self._reaped = True
+        self._guard.forget(self._popen.pid)
+        with contextlib.suppress(OSError):
+            self._stdin.close()
+        return Exit(code=code) if code >= 0 else Exit(signal=-code)
+
+    def dump_stacks(self) -> None:
+        with self._reaping:
+            if not self._reaped:
+                os.kill(self._popen.pid, boot.STACKS_SIGNAL)
+
+    def interrupt(self) -> None:
+        self._signal(signal.SIGINT)
+
+    def terminate(self) -> None:
+        self._signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: signal.Signals) -> None:
+        with self._reaping:
+            if self._reaped:
+                return
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._popen.pid, number)
+                # A stopped process could not act on it.
+                os.killpg(self._popen.pid, signal.SIGCONT)
+
+
+class _Guard:
+    """The process that ends the workers if the controller cannot."""
+
+    def __init__(self, mark: str) -> None:
+        self._popen = subprocess.Popen(
+            # Isolated and without site-packages: it starts in milliseconds and imports no user code.
+            [sys.executable, "-I", "-S", guard.__file__, mark],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            bufsize=0,
+            # Signals for the controller's group are not for the guard.
+            start_new_session=True,
+        )
+
+    def watch(self, group: int) -> None:
+        self._tell(f"+{group}\n")
+
+    def forget(self, group: int) -> None:
+        self._tell(f"-{group}\n")
+
+    def close(self) -> None:
+        assert self._popen.stdin is not None
+        with contextlib.suppress(OSError):
+            self._popen.stdin.close()
+        self._popen.wait()
+
+    def _tell(self, line: str) -> None:
+        assert self._popen.stdin is not None
+        # Somebody killed the guard: the run goes on without.
+        with contextlib.suppress(OSError, ValueError):
+            self._popen.stdin.write(line.encode("ascii"))
+
+
+def _take_descriptor(file: IO[bytes]) -> int:
+    descriptor = os.dup(file.fileno())
+    file.close()
+    return descriptor
+
+
+def _read(descriptor: int) -> bytes:
+    data = os.read(descriptor, _CHUNK)
+    if not data:
+        os.close(descriptor)
+    return data
+
+
+def _interpreter_flags() -> list[str]:
+    # -O, -W, -X and their like of this very interpreter; multiprocessing relies on it, too.
+    flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    return flags

@@ -1,0 +1,176 @@
+"""The life of one attempt, and how it is ended."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final, final
+
+from .model import Attempt, Ending, EndingKind, Exit
+
+#: How long the stacks may take to arrive before the process is asked to end, in seconds.
+STACKS_SECONDS: Final = 0.5
+
+
+@final
+class Phase(enum.Enum):
+    """How far an attempt has come."""
+
+    STARTING = "starting"
+    COLLECTING = "collecting"
+    RUNNING = "running"
+    FINISHING = "finishing"
+    LEAVING = "leaving"
+
+
+@final
+class Step(enum.Enum):
+    """What can be done to a process that must end, from gentle to final."""
+
+    STACKS = "stacks"
+    INTERRUPT = "interrupt"
+    TERMINATE = "terminate"
+    KILL = "kill"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Escalation:
+    """Why an attempt is being ended, and the steps to come with their times."""
+
+    ending: Ending
+    steps: tuple[tuple[float, Step], ...]
+
+
+def after_timeout(reason: str, now: float, grace: float) -> Escalation:
+    """Stacks, SIGTERM, the grace, SIGKILL."""
+    ask = now + STACKS_SECONDS
+    steps = ((now, Step.STACKS), (ask, Step.TERMINATE), (ask + grace, Step.KILL))
+    return Escalation(Ending(EndingKind.TIMED_OUT, reason), steps)
+
+
+def after_interrupt(reason: str, now: float, grace: float) -> Escalation:
+    """SIGINT, so that fixtures are torn down; SIGKILL after the grace."""
+    steps = ((now, Step.INTERRUPT), (now + grace, Step.KILL))
+    return Escalation(Ending(EndingKind.STOPPED, reason), steps)
+
+
+def after_stop(reason: str, now: float, grace: float) -> Escalation:
+    """The running test may end within the grace; then as after an interrupt."""
+    steps = ((now + grace, Step.INTERRUPT), (now + 2 * grace, Step.KILL))
+    return Escalation(Ending(EndingKind.STOPPED, reason), steps)
+
+
+def at_once(ending: Ending, now: float) -> Escalation:
+    """SIGKILL."""
+    return Escalation(ending, ((now, Step.KILL),))
+
+
+def after_goodbye(now: float, grace: float) -> Escalation:
+    """All is said; what keeps the interpreter from ending is shown, then ended."""
+    reason = f"still running {grace:g} s after its goodbye"
+    patient = after_timeout(reason, now + grace, grace)
+    return Escalation(Ending(EndingKind.CRASHED, reason), patient.steps)
+
+
+@dataclass(slots=True)
+class Life:
+    """What is known of an attempt that has been launched and has not ended."""
+
+    attempt: Attempt
+    launched: float
+    phase: Phase = Phase.STARTING
+    #: What is being collected, and may be imported at this moment.
+    collecting: str | None = None
+    #: Position of the running test in the run's collection.
+    running: int | None = None
+    #: pytest's ``when`` of the running test's last report.
+    last_when: str | None = None
+    finished: int = 0
+    said_goodbye: bool = False
+    goodbye_status: int = 0
+    dismissed: bool = False
+    #: What pytest or a plugin broke over, or the text of a KeyboardInterrupt.
+    trouble: str = ""
+    interrupted: bool = False
+    deadline: float | None = None
+    escalation: Escalation | None = None
+    _steps_left: list[tuple[float, Step]] = field(default_factory=list)
+
+    def escalate(self, escalation: Escalation) -> None:
+        """Begin to end the attempt; a later, faster escalation replaces an earlier one."""
+        last = self._steps_left[-1][0] if self._steps_left else float("inf")
+        if self.escalation is not None and escalation.steps[-1][0] >= last:
+            return
+        self.escalation = escalation
+        self._steps_left = list(escalation.steps)
+
+    def due_steps(self, now: float) -> list[Step]:
+        """The steps whose time has come; each is returned once."""
+        due = [step for at, step in self._steps_left if at <= now]
+        self._steps_left = self._steps_left[len(due) :]
+        return due
+
+    @property
+    def is_idle(self) -> bool:
+        """It has collected and waits for tests."""
+        return self.phase is Phase.RUNNING and self.running is None
+
+    def next_time(self) -> float | None:
+        """When something is due at the earliest."""
+        times: Iterable[float | None] = (
+            self._steps_left[0][0] if self._steps_left else None,
+            self.deadline if self.escalation is None else None,
+        )
+        return min((time for time in times if time is not None), default=None)
+
+    @property
+    def phase_of_test(self) -> str:
+        """pytest's name of what the running test was doing."""
+        match self.last_when:
+            case None:
+                return "setup"
+            case "setup":
+                return "call"
+            case _:
+                return "teardown"
+
+    def ending(self, exit: Exit) -> Ending:
+        """Why it is over, now that its process has ended in this way."""
+        if exit.out_of_memory:
+            return Ending(EndingKind.OUT_OF_MEMORY, "out of memory")
+        if self.said_goodbye and self.running is None and not self.trouble:
+            # The ladder after a goodbye counts only where a step was needed.
+            if exit.code == 0:
+                return Ending(EndingKind.COMPLETED, "completed")
+            if self.escalation is not None and self._stepped():
+                return self.escalation.ending
+            return Ending(EndingKind.CRASHED, f"crashed with {exit} while the interpreter ended")
+        if self.escalation is not None and self._stepped():
+            return self.escalation.ending
+        if self.escalation is not None and self.escalation.ending.kind is EndingKind.STOPPED:
+            return self.escalation.ending
+        if self.trouble:
+            what = "KeyboardInterrupt" if self.interrupted else "internal error"
+            return Ending(EndingKind.CRASHED, f"crashed with {what}")
+        return Ending(EndingKind.CRASHED, f"crashed with {exit}")
+
+    def _stepped(self) -> bool:
+        assert self.escalation is not None
+        return len(self._steps_left) < len(self.escalation.steps)
+
+
+def where(life: Life) -> str:
+    """What an attempt was doing when it ended, for people, where no test is to blame."""
+    match life.phase:
+        case Phase.STARTING:
+            return "before pytest had started"
+        case Phase.COLLECTING:
+            return f"while collecting {life.collecting}" if life.collecting else "while collecting"
+        case Phase.RUNNING:
+            return "between two tests" if life.finished else "before its first test"
+        case Phase.FINISHING:
+            return "after its last test, while the session finished"
+        case Phase.LEAVING:
+            return "after its goodbye"

@@ -1,0 +1,157 @@
+"""The nouns of a run."""
+
+from __future__ import annotations
+
+import enum
+import signal
+from dataclasses import dataclass
+from typing import Final, final
+
+#: How much a test of unknown duration is expected to take when nothing at all is known.
+UNKNOWN_SECONDS: Final = 1.0
+
+
+@final
+class Status(enum.Enum):
+    """The one final status of a collected test."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    ERROR = "error"
+    SKIPPED = "skipped"
+    XFAILED = "xfailed"
+    XPASSED = "xpassed"
+    NOT_RUN = "not run"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One collected test, as the shards described it."""
+
+    nodeid: str
+    #: pytest's own: file relative to rootdir, line from 0 or None, domain name.
+    location: tuple[str, int | None, str]
+    #: 0, or which of several tests with this very node id (``--keep-duplicates``).
+    occurrence: int = 0
+    #: The name given by ``shard_group`` or ``xdist_group``; such tests stay in one process.
+    group: str | None = None
+    #: Marked ``shard_serial``: runs alone, after all the others.
+    serial: bool = False
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """Tests that a plan keeps together, as positions in the collection, in collection order."""
+
+    positions: tuple[int, ...]
+    expected_seconds: float
+    #: A group is never taken apart; a module may be, when a shard runs dry.
+    divisible: bool = True
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class ShardPlan:
+    """One shard's share of the collection."""
+
+    number: int
+    units: tuple[Unit, ...]
+
+    @property
+    def positions(self) -> tuple[int, ...]:
+        return tuple(position for unit in self.units for position in unit.positions)
+
+    @property
+    def expected_seconds(self) -> float:
+        return sum(unit.expected_seconds for unit in self.units)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Which test belongs to which shard, in which order."""
+
+    shards: tuple[ShardPlan, ...]
+    #: Tests that run alone after all the others, one at a time.
+    serial: tuple[int, ...]
+    #: Hexadecimal; equal for equal (set of node ids, durations, number of shards).
+    digest: str
+    #: Whether the expected seconds rest on measured durations.
+    measured: bool
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How a process ended, as far as the executor can tell."""
+
+    #: The exit code, or None where a signal ended the process.
+    code: int | None = None
+    signal: int | None = None
+    out_of_memory: bool = False
+
+    def __str__(self) -> str:
+        if self.out_of_memory:
+            return "out of memory"
+        if self.signal is not None:
+            return signal_name(self.signal)
+        return f"exit code {self.code}"
+
+
+def signal_name(number: int) -> str:
+    """``SIGSEGV`` for 11; ``signal 40`` where the platform has no name for it."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+@final
+class EndingKind(enum.Enum):
+    """Why an attempt is over, in order of severity."""
+
+    COMPLETED = "completed"
+    STOPPED = "stopped"
+    TIMED_OUT = "timed out"
+    OUT_OF_MEMORY = "out of memory"
+    CRASHED = "crashed"
+    NOT_LAUNCHED = "not launched"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Ending:
+    kind: EndingKind
+    #: For people: ``crashed with SIGSEGV``, ``timed out after 60 s``.
+    reason: str
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One process life of a shard; shards and attempts count from 1."""
+
+    shard: int
+    number: int
+
+    def __str__(self) -> str:
+        return (
+            f"shard {self.shard}"
+            if self.number == 1
+            else f"shard {self.shard} attempt {self.number}"
+        )
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The limits that a run keeps; times are seconds, None is no limit."""
+
+    jobs: int
+    shard_timeout: float | None = None
+    run_timeout: float | None = None
+    grace: float = 10.0
+    restarts: int | None = None
+    steal: bool = True

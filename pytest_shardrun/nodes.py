@@ -1,0 +1,63 @@
+"""Shards as plugins written for pytest-xdist want to see them."""
+
+from __future__ import annotations
+
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from .model import Attempt
+
+
+class Gateway:
+    """The end of a connection, which plugins ask for its name."""
+
+    def __init__(self, name: str) -> None:
+        self.id = name
+        self.spec = SimpleNamespace(popen=True, chdir=None, python=sys.executable)
+
+    def _rinfo(self) -> SimpleNamespace:
+        return SimpleNamespace(
+            executable=sys.executable,
+            version_info=tuple(sys.version_info),
+            platform=sys.platform,
+            cwd=None,
+        )
+
+
+class Node:
+    """One attempt; ``workerinput`` is sent to it, ``workeroutput`` exists once it has said goodbye."""
+
+    workerinfo: dict[str, Any]
+    workeroutput: dict[str, Any]
+
+    def __init__(
+        self, config: pytest.Config, attempt: Attempt, shards: int, testrun_uid: str
+    ) -> None:
+        self.config = config
+        self.gateway = Gateway(worker_id(attempt))
+        self.nodemanager = SimpleNamespace(roots=[], specs=[None] * shards, testrunuid=testrun_uid)
+        self.workerinput: dict[str, Any] = {
+            "workerid": self.gateway.id,
+            "workercount": shards,
+            "testrunuid": testrun_uid,
+            "mainargv": sys.argv,
+        }
+
+
+class ReportNode:
+    """What pytest's terminal reads from the ``node`` of a report."""
+
+    def __init__(self, attempt: Attempt, node: Node) -> None:
+        self.gateway = Gateway(f"shard {attempt.shard}")
+        self.config = node.config
+        self.workerinput = node.workerinput
+        # pytest shows this above each failure, and would otherwise describe the interpreter.
+        self._workerinfocache = f"[shard {attempt.shard}]"
+
+
+def worker_id(attempt: Attempt) -> str:
+    """``gw0`` for the first shard, the same for all of its attempts."""
+    return f"gw{attempt.shard - 1}"

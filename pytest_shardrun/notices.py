@@ -1,0 +1,194 @@
+"""What a run tells those who listen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeAlias, final
+
+from .events import Reported, Warned, XmlRecorded
+from .model import Attempt, Ending, Item, Plan, Status
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class AttemptReady:
+    """A worker has said hello."""
+
+    attempt: Attempt
+    info: dict[str, Any]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class AttemptCollected:
+    """A worker has collected these node ids."""
+
+    attempt: Attempt
+    nodeids: list[str]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class CollectReported:
+    """A collector failed or was skipped in a shard; other shards may say the same."""
+
+    attempt: Attempt
+    data: Any
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class CollectionRefused:
+    """pytest refused the arguments."""
+
+    messages: list[str]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class CollectionFailed:
+    """There were collection errors, and the user did not ask to go on in spite of them."""
+
+    count: int
+    errors: int
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """The tests are known and shared out."""
+
+    items: tuple[Item, ...]
+    plan: Plan
+    deselected: list[str]
+    lines: list[str]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class FoundLater:
+    """A shard collected tests that were not known when the plan was made."""
+
+    attempt: Attempt
+    items: tuple[Item, ...]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class TestStarted:
+    attempt: Attempt
+    position: int
+    __test__ = False
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Blame:
+    """Why a test is held responsible for the end of its process."""
+
+    ending: Ending
+    #: setup, call or teardown.
+    phase: str
+    #: What the process wrote last, stacks included.
+    output: str
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class TestDone:
+    """A test has its final status; everything that belongs to it, in order."""
+
+    attempt: Attempt
+    position: int
+    item: Item
+    status: Status
+    seconds: float
+    reports: tuple[Reported, ...]
+    warnings: tuple[Warned, ...] = ()
+    xml: tuple[XmlRecorded, ...] = ()
+    blame: Blame | None = None
+    __test__ = False
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class TestNotRun:
+    position: int
+    item: Item
+    #: 0 where no shard had it.
+    shard: int
+    reason: str
+    #: The user asked to stop.
+    asked: bool
+    __test__ = False
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class SeenOutsideTests:
+    """A report, warning or suite property that belongs to no test."""
+
+    attempt: Attempt
+    event: Reported | Warned | XmlRecorded
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class AttemptEnded:
+    attempt: Attempt
+    ending: Ending
+    #: Packed; None where it did not say goodbye.
+    workeroutput: Any
+    seconds: float
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something no single test stands for; it makes the run red."""
+
+    shard: int
+    text: str
+    #: What the process wrote last.
+    output: str = ""
+    #: pytest itself or a plugin broke, as opposed to a process.
+    internal: bool = False
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Remark:
+    """Something worth a warning that leaves the outcome as it is."""
+
+    text: str
+    nodeid: str = ""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class StopAskedByTest:
+    """A test or plugin in a shard asked to end the whole run."""
+
+    #: stop and fail as pytest's ``session.shouldstop`` and ``shouldfail``; exit as ``pytest.exit``.
+    kind: str
+    reason: str
+    returncode: int | None = None
+
+
+Notice: TypeAlias = (
+    AttemptReady
+    | AttemptCollected
+    | CollectReported
+    | CollectionRefused
+    | CollectionFailed
+    | Planned
+    | FoundLater
+    | TestStarted
+    | TestDone
+    | TestNotRun
+    | SeenOutsideTests
+    | AttemptEnded
+    | Problem
+    | Remark
+    | StopAskedByTest
+)

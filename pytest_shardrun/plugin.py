@@ -1,0 +1,99 @@
+"""The entry point: options, hooks, and who does the work."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import pytest
+
+from .worker import options
+
+# As it was before pytest and conftest files added to it: a shard starts where this process did.
+_SYS_PATH: Final = list(sys.path)
+
+
+def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
+    if not _in_worker(pluginmanager):
+        options.add_options(parser)
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    from . import hookspecs
+
+    pluginmanager.add_hookspecs(hookspecs)
+
+
+@pytest.hookimpl(tryfirst=True, wrapper=True)
+def pytest_load_initial_conftests(early_config: pytest.Config) -> Any:
+    if not _in_worker(early_config.pluginmanager):
+        known = early_config.known_args_namespace
+        if getattr(known, "shards", None) not in (None, "0") or early_config.getini("shards"):
+            # pytest-cov decides here whether it combines the data of workers.
+            known.numprocesses = known.shards or early_config.getini("shards")
+            known.dist = "load"
+    return (yield)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    if _in_worker(config.pluginmanager):
+        return
+    if config.getoption("shard_replay"):
+        from .replaying import replay_share
+
+        replay_share(config)
+        return
+    # Imported where it is needed: without shards the plugin costs nothing.
+    from .settings import wants_shards
+
+    if wants_shards(config):
+        _take_control(config)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not _in_worker(config.pluginmanager):
+        options.add_markers(config)
+
+
+def pytest_shardrun_executors(config: pytest.Config) -> Mapping[str, Callable[[str], Any]]:
+    return {"subprocess": _make_subprocess_executor}
+
+
+def pytest_shardrun_splitters(config: pytest.Config) -> Mapping[str, Any]:
+    from .planning.splitters import BUILT_IN
+
+    return BUILT_IN
+
+
+def _in_worker(manager: pytest.PytestPluginManager) -> bool:
+    return manager.hasplugin("shardrun-worker")
+
+
+def _make_subprocess_executor(run_id: str) -> Any:
+    from .executors.subprocess import SubprocessExecutor
+
+    return SubprocessExecutor(run_id)
+
+
+def _take_control(config: pytest.Config) -> None:
+    from .controller import Controller
+    from .settings import choose, read_settings
+    from .worker.xdist import stand_in_for_xdist
+
+    settings = read_settings(config)
+    executors = _offered(config.hook.pytest_shardrun_executors(config=config))
+    choose("--shard-executor", settings.executor, list(executors))
+    splitters = _offered(config.hook.pytest_shardrun_splitters(config=config))
+    choose("--shard-split", settings.split, list(splitters))
+    stand_in_for_xdist(config)
+    controller = Controller(
+        config, settings, executors[settings.executor], splitters[settings.split], _SYS_PATH
+    )
+    config.pluginmanager.register(controller, "shardrun-controller")
+
+
+def _offered(answers: list[Mapping[str, Any]]) -> dict[str, Any]:
+    # The first answer is the newest plugin's: it may replace what is built in.
+    return {name: each for answer in reversed(answers) for name, each in answer.items()}

@@ -1,0 +1,183 @@
+"""Notices of a run as calls of pytest's own hooks."""
+
+from __future__ import annotations
+
+import sys
+import types
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import pytest
+
+from . import notices
+from .events import Reported, Warned
+from .model import Attempt
+from .nodes import Node, ReportNode
+from .worker import wire
+
+_TERMINAL: Final = "terminalreporter"
+
+
+@dataclass(frozen=True)
+class DeselectedItem:
+    """Stands for an item that was deselected in a shard."""
+
+    nodeid: str
+
+    @property
+    def name(self) -> str:
+        return self.nodeid.rpartition("::")[2]
+
+
+class BlameRepr:
+    """The explanation of a test that is blamed for the end of its process."""
+
+    def __init__(self, message: str, details: str, path: str, line: int) -> None:
+        # pytest takes the text of its short summary from here.
+        self.reprcrash = types.SimpleNamespace(path=path, lineno=line, message=message)
+        self._text = f"{message}\n\n{details}" if details else message
+
+    def __str__(self) -> str:
+        return self._text
+
+    def toterminal(self, writer: Any) -> None:
+        for line in self._text.splitlines():
+            writer.line(line)
+
+
+class Replay:
+    """Calls the hooks that pytest would have called had the tests run in this process."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._hook = config.hook
+        self._collect_reports: set[str] = set()
+        self._collection_warnings: set[tuple[Any, ...]] = set()
+        self._node_by_attempt: dict[Attempt, Node] = {}
+        self._report_nodes: dict[Attempt, ReportNode] = {}
+        reporter = config.pluginmanager.get_plugin(_TERMINAL)
+        # It announces tests when they start; here a test is shown once, when it is done.
+        self._logstart = config.pluginmanager.subset_hook_caller(
+            "pytest_runtest_logstart", [reporter] if reporter is not None else []
+        )
+
+    def expect(self, attempt: Attempt, node: Node) -> None:
+        """Reports of this attempt will come from this node."""
+        self._node_by_attempt[attempt] = node
+        self._report_nodes[attempt] = ReportNode(attempt, node)
+
+    def collect_report(self, notice: notices.CollectReported) -> pytest.CollectReport | None:
+        """Replay a collector's failure or skip once, however many shards saw it."""
+        report = self._deserialise(notice.data)
+        key = str(report.nodeid)
+        if key in self._collect_reports:
+            return None
+        self._collect_reports.add(key)
+        self._hook.pytest_collectreport(report=report)
+        assert isinstance(report, pytest.CollectReport)
+        return report
+
+    def deselected(self, nodeids: Sequence[str]) -> None:
+        """Replay the deselection of tests."""
+        if nodeids:
+            self._hook.pytest_deselected(items=[DeselectedItem(nodeid) for nodeid in nodeids])
+
+    def test_done(self, done: notices.TestDone) -> list[pytest.TestReport]:
+        """Replay all that happened to one test, in one piece; returns its reports."""
+        item = done.item
+        self._logstart(nodeid=item.nodeid, location=item.location)
+        reports = [self._report(done.attempt, event) for event in done.reports]
+        if done.blame is not None:
+            reports.append(self._blame(done, done.blame))
+        for report in reports:
+            self._hook.pytest_runtest_logreport(report=report)
+        for warned in done.warnings:
+            self.warning(warned)
+        self._hook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+        return reports
+
+    def stray_report(self, attempt: Attempt, event: Reported) -> None:
+        """Replay a report that belongs to no running test."""
+        self._hook.pytest_runtest_logreport(report=self._report(attempt, event))
+
+    def warning(self, event: Warned) -> None:
+        """Replay a warning; those of the collection once, however many shards saw them."""
+        data = event.data
+        if event.when == "collect":
+            key = (event.nodeid, *(data[name] for name in sorted(data)))
+            if key in self._collection_warnings:
+                return
+            self._collection_warnings.add(key)
+        self._hook.pytest_warning_recorded.call_historic(
+            kwargs={
+                "warning_message": warning_message(data),
+                "when": event.when,
+                "nodeid": event.nodeid,
+                "location": tuple(event.location) if event.location else None,
+            }
+        )
+
+    def _deserialise(self, data: Any) -> Any:
+        report = self._hook.pytest_report_from_serializable(
+            config=self._config, data=wire.unpack(data)
+        )
+        if report is None:
+            raise TypeError("no plugin can read a report that a shard sent")
+        return report
+
+    def _report(self, attempt: Attempt, event: Reported) -> pytest.TestReport:
+        return self._from_shard(attempt, self._deserialise(event.data))
+
+    def _from_shard(self, attempt: Attempt, report: Any) -> pytest.TestReport:
+        node = self._report_nodes[attempt]
+        report.node = node
+        report.worker_id = node.workerinput["workerid"]
+        report.testrun_uid = node.workerinput["testrunuid"]
+        assert isinstance(report, pytest.TestReport)
+        return report
+
+    def _blame(self, done: notices.TestDone, blame: notices.Blame) -> pytest.TestReport:
+        item = done.item
+        file, line, _ = item.location
+        message = f"shard {done.attempt.shard} {blame.ending.reason} in the {blame.phase} of this test"
+        report = pytest.TestReport(
+            nodeid=item.nodeid,
+            location=item.location,
+            keywords={item.nodeid: 1},
+            outcome="failed",
+            longrepr=BlameRepr(message, blame.output, file, (line or 0) + 1),  # type: ignore[arg-type]
+            when=blame.phase,  # type: ignore[arg-type]
+            duration=done.seconds,
+        )
+        # Read by reporting.junit.
+        report.shardrun_ending = blame.ending.kind.value  # type: ignore[attr-defined]
+        self._from_shard(done.attempt, report)
+        # Absent where pytest-xdist's names are forbidden.
+        if hasattr(self._hook, "pytest_handlecrashitem"):
+            self._hook.pytest_handlecrashitem(crashitem=item.nodeid, report=report, sched=None)
+        return report
+
+
+def warning_message(data: dict[str, Any]) -> warnings.WarningMessage:
+    """The warning that a shard described; its class is never imported for it."""
+    category = _category(data["module"], data["category"])
+    message = category.__new__(category)
+    message.args = (data["message"],)
+    if str(message) != data["message"]:
+        category = type(category.__name__, (Warning,), {"__module__": category.__module__})
+        message = category(data["message"])
+    return warnings.WarningMessage(
+        message, category, data["filename"], data["lineno"], line=data["line"]
+    )
+
+
+def _category(module: str, qualified_name: str) -> type[Warning]:
+    value: Any = sys.modules.get(module)
+    for name in qualified_name.split("."):
+        value = getattr(value, name, None)
+    if isinstance(value, type) and issubclass(value, Warning):
+        return value
+    name = qualified_name.rpartition(".")[2]
+    return type(name, (Warning,), {"__module__": module, "__qualname__": qualified_name})

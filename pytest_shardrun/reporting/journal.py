@@ -1,0 +1,186 @@
+"""The append-only file of a run's events."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Final
+
+from .. import notices
+
+#: How many runs are remembered.
+KEPT_RUNS: Final = 20
+#: What is written may be this many seconds behind.
+_FLUSH_SECONDS: Final = 0.5
+
+
+class JournalError(Exception):
+    """A journal cannot be found or read; the text says why."""
+
+
+class Journal:
+    """Writes one line of JSON for each event; ``docs/journal.md`` describes them."""
+
+    def __init__(self, directory: Path, run_id: str) -> None:
+        """Begin the file of this run; ``OSError`` where that is impossible."""
+        directory.mkdir(parents=True, exist_ok=True)
+        self.path = directory / f"{run_id}.jsonl"
+        self._file: IO[str] = self.path.open("x", encoding="utf-8", errors="backslashreplace")
+        self._flushed = time.monotonic()
+        _forget_old(directory)
+
+    def write(self, event: str, /, fields: dict[str, Any]) -> None:
+        """Append an event with the time of this moment."""
+        line = json.dumps({"event": event, "time": round(time.time(), 4), **fields})
+        self._file.write(line + "\n")
+        now = time.monotonic()
+        if now - self._flushed > _FLUSH_SECONDS:
+            self._file.flush()
+            self._flushed = now
+
+    def note(self, notice: notices.Notice) -> None:
+        """Append what a run tells."""
+        match notice:
+            case notices.TestStarted(attempt, position):
+                self.write("started", {**_from(attempt), "position": position})
+            case notices.TestDone():
+                self._note_test(notice)
+            case notices.Planned(items, plan):
+                self.write(
+                    "planned",
+                    {
+                        "digest": plan.digest,
+                        "nodeids": [item.nodeid for item in items],
+                        "shards": [list(shard.positions) for shard in plan.shards],
+                        "serial": list(plan.serial),
+                        "expected_seconds": [
+                            round(shard.expected_seconds, 4) for shard in plan.shards
+                        ]
+                        if plan.measured
+                        else None,
+                    },
+                )
+            case notices.FoundLater(attempt, items):
+                self.write(
+                    "found later",
+                    {**_from(attempt), "nodeids": [item.nodeid for item in items]},
+                )
+            case notices.AttemptReady(attempt, info):
+                self.write("ready", {**_from(attempt), "info": info})
+            case notices.AttemptCollected(attempt, nodeids):
+                self.write("collected", {**_from(attempt), "tests": len(nodeids)})
+            case notices.AttemptEnded(attempt, ending, _, seconds):
+                fields = {"ending": ending.kind.value, "reason": ending.reason}
+                self.write("ended", {**_from(attempt), **fields, "seconds": round(seconds, 4)})
+            case notices.TestNotRun(position, item, shard, reason):
+                self.write(
+                    "not run",
+                    {"shard": shard, "position": position, "nodeid": item.nodeid, "reason": reason},
+                )
+            case notices.Problem(shard, text):
+                self.write("problem", {"shard": shard, "text": text})
+            case notices.CollectionFailed(count, errors):
+                self.write("collection failed", {"tests": count, "errors": errors})
+            case notices.StopAskedByTest(kind, reason):
+                self.write("stop asked", {"kind": kind, "reason": reason})
+            case _:
+                pass
+
+    def _note_test(self, done: notices.TestDone) -> None:
+        fields: dict[str, Any] = {
+            **_from(done.attempt),
+            "position": done.position,
+            "nodeid": done.item.nodeid,
+            "status": done.status.value,
+            "seconds": round(done.seconds, 4),
+        }
+        if done.blame is not None:
+            fields["ending"] = done.blame.ending.kind.value
+            fields["reason"] = done.blame.ending.reason
+            fields["phase"] = done.blame.phase
+        self.write("finished", fields)
+
+    def close(self) -> None:
+        """Write what is left; idempotent."""
+        self._file.close()
+
+
+def _from(attempt: Any) -> dict[str, int]:
+    return {"shard": attempt.shard, "attempt": attempt.number}
+
+
+def _forget_old(directory: Path) -> None:
+    # Names begin with the time.
+    for path in sorted(directory.glob("*.jsonl"))[:-KEPT_RUNS]:
+        path.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What a shard of an earlier run was given to run, in order."""
+
+    run_id: str
+    shard: int
+    nodeids: tuple[str, ...]
+
+
+def read_share(directory: Path, name: str) -> Share:
+    """The share that ``RUN:SHARD`` names; RUN may be cut short, or ``last``.
+
+    Raises ``JournalError``.
+    """
+    run, _, number = name.rpartition(":")
+    if not run or not number.isdigit():
+        raise JournalError(f"{name} names no shard of a run: give RUN:SHARD, like last:2")
+    path = _find(directory, run)
+    nodeids: list[str] = []
+    given: dict[int, list[int]] = {}
+    for event in _events(path):
+        match event:
+            case {"event": "planned"}:
+                nodeids += event["nodeids"]
+                for shard, positions in enumerate(event["shards"], 1):
+                    given[shard] = []
+                    _ = positions
+            case {"event": "found later"}:
+                nodeids += event["nodeids"]
+            case {"event": "started", "shard": int(shard), "position": int(position)}:
+                if position not in given.setdefault(shard, []):
+                    given[shard].append(position)
+    shard = int(number)
+    if not given.get(shard):
+        known = ", ".join(str(each) for each, positions in sorted(given.items()) if positions)
+        raise JournalError(
+            f"run {path.stem} has no shard {shard} that ran tests: choose {known}"
+            if known
+            else f"run {path.stem} ran no tests"
+        )
+    return Share(path.stem, shard, tuple(nodeids[position] for position in given[shard]))
+
+
+def _find(directory: Path, run: str) -> Path:
+    paths = sorted(directory.glob("*.jsonl"))
+    if run == "last":
+        found = paths[-1:]
+    else:
+        found = [path for path in paths if path.stem.startswith(run)]
+    if len(found) == 1:
+        return found[0]
+    known = ", ".join(path.stem for path in paths[-5:]) or "none"
+    problem = "is not among" if not found else "is not the only one of"
+    raise JournalError(f"run {run} {problem} the remembered runs (newest: {known})")
+
+
+def _events(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            try:
+                event = json.loads(line)
+            except ValueError:
+                # The last line of a run that was killed.
+                continue
+            if isinstance(event, dict):
+                yield event

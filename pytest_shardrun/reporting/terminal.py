@@ -1,0 +1,316 @@
+"""What a run in shards adds to pytest's terminal."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import pytest
+
+from .. import notices
+from ..model import Attempt, EndingKind, Item, Plan, Status
+
+#: How many tests that did not run are named; ``-v`` names all.
+NAMED_TESTS: Final = 50
+
+_BAD: Final = (Status.FAILED, Status.ERROR)
+
+
+@dataclass(slots=True)
+class ShardFigures:
+    """What one shard did."""
+
+    number: int
+    tests: int = 0
+    failed: int = 0
+    attempts: int = 0
+    #: Spent in tests.
+    busy_seconds: float = 0.0
+    first_launch: float | None = None
+    last_end: float = 0.0
+    slowest: str = ""
+    slowest_seconds: float = -1.0
+
+
+@dataclass(slots=True)
+class Figures:
+    """Sums of a run, kept while it goes."""
+
+    shards: dict[int, ShardFigures] = field(default_factory=dict)
+    statuses: dict[Status, int] = field(default_factory=dict)
+
+    def shard(self, number: int) -> ShardFigures:
+        return self.shards.setdefault(number, ShardFigures(number))
+
+    def note(self, notice: notices.Notice, now: float) -> None:
+        """Count what the notice tells; ``now`` is seconds of any clock."""
+        match notice:
+            case notices.AttemptReady(attempt):
+                figures = self.shard(attempt.shard)
+                figures.attempts = attempt.number
+            case notices.TestDone():
+                figures = self.shard(notice.attempt.shard)
+                figures.tests += 1
+                figures.failed += notice.status in _BAD
+                figures.busy_seconds += notice.seconds
+                figures.last_end = now
+                if notice.seconds > figures.slowest_seconds:
+                    figures.slowest_seconds = notice.seconds
+                    figures.slowest = notice.item.nodeid
+                self._count(notice.status)
+            case notices.TestNotRun():
+                self._count(Status.NOT_RUN)
+            case _:
+                pass
+
+    def _count(self, status: Status) -> None:
+        self.statuses[status] = self.statuses.get(status, 0) + 1
+
+
+class ShardTerminal:
+    """Writes through pytest's terminal reporter, so that its options hold here, too."""
+
+    def __init__(self, config: pytest.Config, run_id: str) -> None:
+        self._config = config
+        self._run_id = run_id
+        self._reporter: Any = config.pluginmanager.get_plugin("terminalreporter")
+        self._partial: dict[Attempt, bytes] = {}
+        self._problems: list[notices.Problem] = []
+        self._not_run: list[notices.TestNotRun] = []
+        self._collected = 0
+        self._started = time.monotonic()
+        self._figures = Figures()
+        self._replay_line = ""
+        self._shows_output = (
+            config.getoption("capture", "fd") in ("no", "tee-sys")
+            or bool(config.getoption("setupshow", False))
+            or bool(config.getoption("setuponly", False))
+            or bool(config.getini("log_cli"))
+        )
+
+    @property
+    def _verbosity(self) -> int:
+        return int(self._config.get_verbosity())
+
+    def note(self, notice: notices.Notice) -> None:
+        """Take in what the run tells."""
+        self._figures.note(notice, time.monotonic())
+        match notice:
+            case notices.Problem():
+                self._problems.append(notice)
+            case notices.TestNotRun():
+                self._not_run.append(notice)
+            case notices.AttemptEnded(attempt, ending) if ending.kind not in (
+                EndingKind.COMPLETED,
+                EndingKind.STOPPED,
+            ):
+                self._line(f"[shard {attempt.shard}] {ending.reason}", red=True)
+            case _:
+                pass
+
+    def collected(self, planned: notices.Planned, errors: int, skipped: int) -> None:
+        """Say what was collected as pytest does, then the plan in a line."""
+        self._collected = len(planned.items)
+        if self._verbosity < 0 or self._reporter is None:
+            return
+        deselected = len(planned.deselected)
+        found = self._collected + deselected
+        parts = [f"collected {found} item{'' if found == 1 else 's'}"]
+        if errors:
+            parts.append(f"{errors} error{'' if errors == 1 else 's'}")
+        if deselected:
+            parts.append(f"{deselected} deselected")
+        if skipped:
+            parts.append(f"{skipped} skipped")
+        if found > self._collected:
+            parts.append(f"{self._collected} selected")
+        self._line(" / ".join(parts), bold=True)
+        for line in planned.lines:
+            self._line(line)
+        self._line(describe_plan(planned.plan))
+
+    def show_plan(self, planned: notices.Planned) -> None:
+        """Show which test goes to which shard; node ids alone with ``-q``."""
+        if self._reporter is None:
+            return
+        by_shard: list[tuple[str, Sequence[int]]] = [
+            (
+                f"shard {shard.number}: {_tests(len(shard.positions))}"
+                + (f", about {shard.expected_seconds:.1f} s" if planned.plan.measured else ""),
+                shard.positions,
+            )
+            for shard in planned.plan.shards
+        ]
+        if planned.plan.serial:
+            count = _tests(len(planned.plan.serial))
+            by_shard.append((f"alone, after the others: {count}", planned.plan.serial))
+        quiet = self._verbosity < 0
+        for title, positions in by_shard:
+            if not quiet:
+                self._line("")
+                self._line(title, bold=True)
+            for position in positions:
+                nodeid = planned.items[position].nodeid
+                self._line(nodeid if quiet else f"  {nodeid}")
+
+    def show_output(self, attempt: Attempt, data: bytes) -> None:
+        """Show what a shard writes, line by line with its name; empty data is the end."""
+        if not self._shows_output or self._reporter is None:
+            return
+        *lines, rest = (self._partial.pop(attempt, b"") + data).split(b"\n")
+        if rest and not data:
+            lines.append(rest)
+        elif rest:
+            self._partial[attempt] = rest
+        for line in lines:
+            text = line.decode("utf-8", "backslashreplace").rstrip("\r")
+            self._line(f"[shard {attempt.shard}] {text}")
+
+    def offer_replay(self, arguments: str) -> None:
+        """Remember the options that a replay needs besides its name."""
+        self._replay_line = arguments
+
+    def add_stats(self) -> None:
+        """Put what no report stands for into pytest's own summary line."""
+        if self._reporter is None:
+            return
+        for problem in self._problems:
+            self._reporter.stats.setdefault("error", []).append(_report_of(problem))
+        if self._not_run:
+            self._reporter.stats.setdefault("not run", []).extend(self._not_run)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_terminal_summary(self) -> None:
+        if self._reporter is None:
+            return
+        self._summarise_not_run()
+        if self._verbosity >= 0 and self._figures.shards:
+            self._summarise_shards()
+        self._offer_replays()
+
+    def _summarise_not_run(self) -> None:
+        if not self._not_run:
+            return
+        self._reporter.section("tests that were not run", "=", yellow=True)
+        named = self._not_run if self._verbosity > 0 else self._not_run[:NAMED_TESTS]
+        for each in named:
+            shard = f"[shard {each.shard}] " if each.shard else ""
+            self._line(f"{shard}NOT RUN {each.item.nodeid} - {each.reason}")
+        if len(named) < len(self._not_run):
+            self._line(f"... and {len(self._not_run) - len(named)} more (-v names all)")
+
+    def _summarise_shards(self) -> None:
+        wall = time.monotonic() - self._started
+        self._reporter.section("shards", "=")
+        for line in table(self._figures, wall):
+            self._line(line)
+        for line in conclusions(self._figures, wall, self._started):
+            self._line(line)
+        self._line(describe_ledger(self._collected, self._figures.statuses))
+
+    def _offer_replays(self) -> None:
+        failed = [each for each in self._figures.shards.values() if each.failed]
+        if not failed or not self._replay_line:
+            return
+        for figures in failed:
+            self._line(
+                f"to repeat shard {figures.number} ({figures.failed} failed): "
+                f"{self._replay_line.format(replay=f'{self._run_id}:{figures.number}')}"
+            )
+
+    def _line(self, text: str, **markup: bool) -> None:
+        if self._reporter is not None:
+            self._reporter.ensure_newline()
+            self._reporter.write_line(text, **markup)
+
+
+def describe_plan(plan: Plan) -> str:
+    """The plan in a line: how many tests, and how long where that is known."""
+    counts = [len(shard.positions) for shard in plan.shards]
+    text = f"plan {plan.digest[:8]}: {len(counts)} shard{'' if len(counts) == 1 else 's'} of "
+    text += f"{_enumerate(counts)} test{'' if counts == [1] else 's'}"
+    if plan.serial:
+        text += f", {len(plan.serial)} alone at the end"
+    if plan.measured:
+        seconds = [f"{shard.expected_seconds:.1f}" for shard in plan.shards]
+        text += f", expected to take {_enumerate(seconds)} s"
+    return text
+
+
+def table(figures: Figures, wall: float) -> list[str]:
+    """One row for each shard."""
+    rows = [("shard", "tests", "failed", "busy", "of the wall", "processes")]
+    for each in sorted(figures.shards.values(), key=lambda each: each.number):
+        share = each.busy_seconds / wall if wall > 0 else 0.0
+        rows.append(
+            (
+                str(each.number),
+                str(each.tests),
+                str(each.failed),
+                f"{each.busy_seconds:.2f}s",
+                f"{share:.0%}",
+                str(each.attempts),
+            )
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return [
+        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+        for row in rows
+    ]
+
+
+def conclusions(figures: Figures, wall: float, started: float) -> list[str]:
+    """What the figures mean, in sentences."""
+    shards = [each for each in figures.shards.values() if each.tests]
+    if not shards or wall <= 0:
+        return []
+    busy = sum(each.busy_seconds for each in shards)
+    lines = [
+        f"{busy:.2f}s of tests in {wall:.2f}s: {busy / wall:.1f} times as fast as one after "
+        "the other without start and collection"
+    ]
+    slowest = max(shards, key=lambda each: each.slowest_seconds)
+    lines.append(f"slowest test: {slowest.slowest_seconds:.2f}s {slowest.slowest}")
+    ends = sorted(shards, key=lambda each: each.last_end)
+    waited = ends[-1].last_end - ends[0].last_end
+    if len(ends) > 1 and waited > max(0.5, 0.1 * wall):
+        last = ends[-1]
+        lines.append(
+            f"bottleneck: shard {ends[0].number} waited {waited:.1f}s for shard {last.number}, "
+            f"whose longest test took {last.slowest_seconds:.1f}s ({last.slowest})"
+        )
+    return lines
+
+
+def describe_ledger(collected: int, statuses: dict[Status, int]) -> str:
+    """The sums of the run, which must be those of the collection."""
+    parts = [f"{count} {status.value}" for status in Status if (count := statuses.get(status, 0))]
+    return f"ledger: {collected} collected = {' + '.join(parts) or '0'}"
+
+
+def _report_of(problem: notices.Problem) -> pytest.TestReport:
+    name = f"shard {problem.shard}" if problem.shard else "the run"
+    text = f"{problem.text}\n\n{problem.output}" if problem.output else problem.text
+    return pytest.TestReport(
+        nodeid=name,
+        location=("", None, name),
+        keywords={},
+        outcome="failed",
+        longrepr=text,
+        when="teardown",
+    )
+
+
+def _tests(count: int) -> str:
+    return f"{count} test{'' if count == 1 else 's'}"
+
+
+def _enumerate(values: Sequence[object]) -> str:
+    texts = [str(value) for value in values]
+    if len(set(texts)) == 1:
+        return texts[0]
+    return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}"
+
+

@@ -1,0 +1,672 @@
+"""A run from launch to closed books: what happens goes in, actions come out."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias, final
+
+from . import events, notices
+from .dispatch import Dispatcher
+from .ledger import Entry, Ledger, status_of
+from .lifecycle import (
+    Escalation,
+    Life,
+    Phase,
+    Step,
+    after_goodbye,
+    after_interrupt,
+    after_stop,
+    after_timeout,
+    at_once,
+    where,
+)
+from .model import Attempt, Ending, EndingKind, Exit, Item, Plan, Policy, Status
+
+#: Makes the plan for the tests that the first shard collected.
+Planner: TypeAlias = Callable[[Sequence[Item]], Plan]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """Start an attempt; ``doomed`` collectors fail with the reason instead of being imported."""
+
+    attempt: Attempt
+    doomed: dict[str, str]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Send:
+    attempt: Attempt
+    data: bytes
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class End:
+    """Take a step towards the end of an attempt's process."""
+
+    attempt: Attempt
+    step: Step
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Tell:
+    notice: notices.Notice
+
+
+Action: TypeAlias = Launch | Send | End | Tell
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Why and how the whole run ends early."""
+
+    reason: str
+    #: The user asked for it (-x, Ctrl-C), so what did not run is no surprise.
+    asked: bool
+    escalate: Callable[[str, float, float], Escalation]
+
+
+@dataclass(slots=True)
+class _RunningTest:
+    reports: list[events.Reported] = field(default_factory=list)
+    warnings: list[events.Warned] = field(default_factory=list)
+    xml: list[events.XmlRecorded] = field(default_factory=list)
+    started: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Collection:
+    """A shard's own collection: places in it are what its worker knows."""
+
+    #: Of the tests in the run's collection, by place.
+    positions: Sequence[int]
+    #: The other way round.
+    places: dict[int, int]
+    nodeids: list[str]
+
+
+@dataclass(slots=True)
+class _Shard:
+    number: int
+    attempts: int = 0
+    life: Life | None = None
+    digest: str = ""
+    collection: _Collection | None = None
+    #: What its process was told not to import.
+    doomed: frozenset[str] = frozenset()
+    test: _RunningTest | None = None
+    workeroutput: Any = None
+    given_up: str = ""
+
+
+class Run:
+    """All shards of a run; pure: time enters as an argument, and what to do is returned."""
+
+    def __init__(
+        self,
+        shards: int,
+        policy: Policy,
+        planner: Planner,
+        *,
+        plan_only: bool = False,
+        continue_on_collection_errors: bool = False,
+    ) -> None:
+        self._policy = policy
+        self._planner = planner
+        self._plan_only = plan_only
+        self._continue_on_collection_errors = continue_on_collection_errors
+        self._shards = {number: _Shard(number) for number in range(1, shards + 1)}
+        self._waiting = deque([1] if plan_only else self._shards)
+        self._actions: list[Action] = []
+        self._items: list[Item] = []
+        self._known: dict[tuple[str, int], int] = {}
+        #: By digest.
+        self._collections: dict[str, _Collection] = {}
+        self._dispatcher: Dispatcher | None = None
+        self._doomed: dict[str, str] = {}
+        self._restarts_left = policy.restarts
+        self._stop: Stop | None = None
+        self._started = 0.0
+        self._books_closed = False
+        self.ledger = Ledger()
+
+    # What happens
+
+    def start(self, now: float) -> list[Action]:
+        """Launch what may run at once."""
+        self._started = now
+        self._launch_waiting(now)
+        return self._take_actions()
+
+    def happened(self, attempt: Attempt, event: events.Event, now: float) -> list[Action]:
+        """An event arrived from an attempt; those of older attempts are dropped."""
+        shard = self._shards[attempt.shard]
+        if shard.life is not None and shard.life.attempt == attempt:
+            self._handle(shard, shard.life, event, now)
+        return self._take_actions()
+
+    def broke(self, attempt: Attempt, reason: str, now: float) -> list[Action]:
+        """The stream of an attempt cannot be trusted any more: the attempt ends."""
+        life = self._shards[attempt.shard].life
+        if life is not None and life.attempt == attempt:
+            life.escalate(at_once(Ending(EndingKind.CRASHED, f"crashed: {reason}"), now))
+            self._take_due_steps(life, now)
+        return self._take_actions()
+
+    def exited(self, attempt: Attempt, exit: Exit, output: str, now: float) -> list[Action]:
+        """The process of an attempt has ended and all of its events have been given."""
+        shard = self._shards[attempt.shard]
+        life = shard.life
+        if life is not None and life.attempt == attempt:
+            self._bury(shard, life, life.ending(exit), output, now)
+        return self._take_actions()
+
+    def not_launched(self, attempt: Attempt, reason: str, now: float) -> list[Action]:
+        """An attempt could not be started."""
+        shard = self._shards[attempt.shard]
+        life = shard.life
+        assert life is not None
+        self._bury(shard, life, Ending(EndingKind.NOT_LAUNCHED, reason), "", now)
+        return self._take_actions()
+
+    def stop(self, stop: Stop, now: float) -> list[Action]:
+        """End the run early; what is not finished will not run. A faster stop replaces a slower."""
+        if self._stop is None:
+            self._stop = stop
+        self._waiting.clear()
+        if self._dispatcher is not None:
+            self._dispatcher.stop()
+        for shard in self._shards.values():
+            life = shard.life
+            if life is None or life.phase is Phase.LEAVING:
+                continue
+            if stop.escalate is after_stop and life.phase in (Phase.STARTING, Phase.COLLECTING):
+                life.escalate(at_once(Ending(EndingKind.STOPPED, stop.reason), now))
+            else:
+                life.escalate(stop.escalate(stop.reason, now, self._policy.grace))
+                if stop.escalate is after_stop and not life.dismissed:
+                    life.dismissed = True
+                    self._do(Send(life.attempt, events.STOP_COMMAND))
+            self._take_due_steps(life, now)
+        return self._take_actions()
+
+    def time(self, now: float) -> list[Action]:
+        """Time has passed: keep the deadlines."""
+        limit = self._policy.run_timeout
+        if limit is not None and self._stop is None and now >= self._started + limit:
+            reason = f"the run timed out after {limit:g} s (--shard-run-timeout)"
+            self._tell(notices.Problem(0, reason))
+            self._stop_now(Stop(reason, asked=False, escalate=after_timeout), now)
+            return self._take_actions()
+        for shard in self._shards.values():
+            life = shard.life
+            if life is None:
+                continue
+            if life.escalation is None and life.deadline is not None and now >= life.deadline:
+                self._time_out(life, now)
+            self._take_due_steps(life, now)
+        return self._take_actions()
+
+    def next_time(self) -> float | None:
+        """When ``time`` should be called at the latest."""
+        times = [
+            time
+            for shard in self._shards.values()
+            if shard.life is not None and (time := shard.life.next_time()) is not None
+        ]
+        if self._policy.run_timeout is not None and self._stop is None:
+            times.append(self._started + self._policy.run_timeout)
+        return min(times, default=None)
+
+    # What is known
+
+    @property
+    def is_planned(self) -> bool:
+        """The tests are known, or nothing will make them known any more."""
+        return self._dispatcher is not None or self.is_over
+
+    @property
+    def is_over(self) -> bool:
+        """No attempt lives or will be launched."""
+        return not self._waiting and all(shard.life is None for shard in self._shards.values())
+
+    @property
+    def stopped(self) -> Stop | None:
+        return self._stop
+
+    @property
+    def items(self) -> Sequence[Item]:
+        """The tests by position, in the order of collection."""
+        return self._items
+
+    def close_books(self) -> list[Action]:
+        """Give every test that has none its final status; call it once, when the run is over."""
+        if self._books_closed:
+            return []
+        self._books_closed = True
+        homes = {
+            position: shard.number
+            for shard in self._shards.values()
+            if self._dispatcher is not None
+            for position in self._dispatcher.unfinished(shard.number)
+        }
+        for position in self.ledger.open_positions():
+            number = homes.get(position, 0)
+            if self._stop is not None:
+                reason = self._stop.reason
+            else:
+                reason = self._why_stranded(number)
+            self._not_run(position, number, reason)
+        return self._take_actions()
+
+    def _why_stranded(self, number: int) -> str:
+        if number and self._shards[number].given_up:
+            return self._shards[number].given_up
+        reasons = [shard.given_up for shard in self._shards.values() if shard.given_up]
+        return reasons[0] if reasons else "no shard collected it that could run it"
+
+    # Launching
+
+    def _launch_waiting(self, now: float) -> None:
+        while self._waiting and self._living() < self._policy.jobs:
+            number = self._waiting.popleft()
+            if self._dispatcher is not None and self._dispatcher.may_finish(number):
+                self._dispatcher.left(number)
+                continue
+            self._launch(self._shards[number], now)
+
+    def _living(self) -> int:
+        return sum(shard.life is not None for shard in self._shards.values())
+
+    def _launch(self, shard: _Shard, now: float) -> None:
+        shard.attempts += 1
+        attempt = Attempt(shard.number, shard.attempts)
+        shard.life = Life(attempt, launched=now)
+        shard.test = None
+        shard.collection = None
+        shard.doomed = frozenset(self._doomed)
+        shard.workeroutput = None
+        if self._policy.shard_timeout is not None:
+            shard.life.deadline = now + self._policy.shard_timeout
+        if self._dispatcher is not None:
+            self._dispatcher.started(shard.number)
+        self._do(Launch(attempt, dict(self._doomed)))
+
+    # Events
+
+    def _handle(self, shard: _Shard, life: Life, event: events.Event, now: float) -> None:
+        match event:
+            case events.Started(local):
+                assert shard.collection is not None
+                life.running = position = shard.collection.positions[local]
+                life.last_when = None
+                shard.test = _RunningTest(started=now)
+                self._tell(notices.TestStarted(life.attempt, position))
+            case events.Reported():
+                if shard.test is None:
+                    self._tell(notices.SeenOutsideTests(life.attempt, event))
+                else:
+                    life.last_when = event.when
+                    shard.test.reports.append(event)
+            case events.Finished(_, seconds):
+                self._finish_test(shard, life, seconds)
+                self._pump(shard)
+                self._pump_idle()
+            case events.Warned():
+                if shard.test is None:
+                    self._tell(notices.SeenOutsideTests(life.attempt, event))
+                else:
+                    shard.test.warnings.append(event)
+            case events.XmlRecorded(nodeid):
+                if shard.test is None or nodeid is None:
+                    self._tell(notices.SeenOutsideTests(life.attempt, event))
+                else:
+                    shard.test.xml.append(event)
+            case events.Hello(info):
+                life.phase = Phase.COLLECTING
+                self._tell(notices.AttemptReady(life.attempt, info))
+            case events.Collecting(nodeid):
+                life.collecting = nodeid
+            case events.CollectReport(data):
+                life.collecting = None
+                self._tell(notices.CollectReported(life.attempt, data))
+            case events.Collected(count, digest, errors):
+                self._collected(shard, life, count, digest, errors, now)
+            case events.Collection():
+                self._learn(shard, life, event, now)
+            case events.UsageRefused(messages):
+                self._tell(notices.CollectionRefused(messages))
+                reason = "pytest refused the arguments"
+                self._stop_now(Stop(reason, asked=True, escalate=_after_refusal), now)
+            case events.Lossy(_, path, type_name):
+                self._tell(
+                    notices.Remark(
+                        f"{life.attempt}: {path or 'a value'} of type {type_name} cannot be sent "
+                        "from a shard and became its text",
+                        self._items[life.running].nodeid if life.running is not None else "",
+                    )
+                )
+            case events.StopAsked(kind, reason):
+                self._tell(notices.StopAskedByTest(kind, reason))
+                self._stop_now(Stop(reason, asked=True, escalate=after_stop), now)
+            case events.ExitAsked(reason, returncode):
+                life.running = shard.test = None
+                self._tell(notices.StopAskedByTest("exit", reason, returncode))
+                reason = f"pytest.exit: {reason}"
+                self._stop_now(Stop(reason, asked=True, escalate=after_stop), now)
+            case events.Interrupted(text):
+                if life.escalation is None:
+                    life.interrupted = True
+                    life.trouble = text
+            case events.InternalError(text):
+                life.trouble = text
+            case events.Finishing():
+                life.phase = Phase.FINISHING
+            case events.Goodbye(status, workeroutput):
+                life.phase = Phase.LEAVING
+                life.said_goodbye = True
+                life.goodbye_status = status
+                shard.workeroutput = workeroutput
+                life.deadline = None
+                if life.escalation is None:
+                    life.escalate(after_goodbye(now, self._policy.grace))
+
+    def _finish_test(self, shard: _Shard, life: Life, seconds: float) -> None:
+        position, test = life.running, shard.test
+        assert position is not None and test is not None and self._dispatcher is not None
+        life.running = shard.test = None
+        life.finished += 1
+        status = status_of(test.reports)
+        reason = "" if test.reports else "its plugins reported nothing"
+        self._dispatcher.finished(shard.number, position, seconds)
+        self.ledger.close(position, Entry(status, shard.number, reason))
+        self._tell(
+            notices.TestDone(
+                life.attempt,
+                position,
+                self._items[position],
+                status,
+                seconds,
+                tuple(test.reports),
+                tuple(test.warnings),
+                tuple(test.xml),
+            )
+        )
+        if not test.reports:
+            self._tell(
+                notices.TestNotRun(
+                    position, self._items[position], shard.number, reason, asked=False
+                )
+            )
+
+    # Collection and plan
+
+    def _collected(
+        self, shard: _Shard, life: Life, count: int, digest: str, errors: int, now: float
+    ) -> None:
+        life.collecting = None
+        if life.dismissed or shard.given_up or self._stop is not None:
+            return
+        if errors and not self._continue_on_collection_errors:
+            # The worker ends by itself, as pytest does.
+            if self._dispatcher is None:
+                life.phase = Phase.RUNNING
+                self._tell(notices.CollectionFailed(count, errors))
+                reason = "interrupted by collection errors"
+                self._stop_now(Stop(reason, asked=True, escalate=after_stop), now)
+            else:
+                self._give_up(shard, f"{life.attempt} could not collect what the others collected")
+            return
+        shard.digest = digest
+        if digest in self._collections:
+            self._join(shard, life)
+        else:
+            self._do(Send(life.attempt, events.LIST_COMMAND))
+
+    def _learn(self, shard: _Shard, life: Life, event: events.Collection, now: float) -> None:
+        if life.dismissed or shard.given_up or self._stop is not None:
+            return
+        found: dict[str, int] = {}
+        positions: list[int] = []
+        new: list[int] = []
+        for nodeid, file, line, domain, group, serial in event.rows:
+            occurrence = found.get(nodeid, 0)
+            found[nodeid] = occurrence + 1
+            key = (nodeid, occurrence)
+            position = self._known.get(key)
+            if position is None:
+                position = self._known[key] = len(self._items)
+                self._items.append(Item(nodeid, (file, line, domain), occurrence, group, serial))
+                new.append(position)
+            positions.append(position)
+        self.ledger.open(len(new))
+        if self._dispatcher is None:
+            plan = self._planner(self._items)
+            self._dispatcher = Dispatcher(plan, steal=self._policy.steal)
+            for other in self._shards.values():
+                if other.life is not None:
+                    self._dispatcher.started(other.number)
+            self._tell(notices.Planned(tuple(self._items), plan, event.deselected, event.lines))
+            new = []
+            if self._plan_only:
+                self._dispatcher.stop()
+                life.phase = Phase.RUNNING
+                self._dismiss(life)
+                return
+        elif new:
+            found_later = tuple(self._items[position] for position in new)
+            self._tell(notices.FoundLater(life.attempt, found_later))
+        places = {position: place for place, position in enumerate(positions)}
+        nodeids = [self._items[position].nodeid for position in positions]
+        self._collections[shard.digest] = _Collection(positions, places, nodeids)
+        self._join(shard, life, new)
+        self._dismiss_surplus(now)
+
+    def _join(self, shard: _Shard, life: Life, new: Sequence[int] = ()) -> None:
+        assert self._dispatcher is not None
+        life.phase = Phase.RUNNING
+        shard.collection = collection = self._collections[shard.digest]
+        missing: frozenset[int] = frozenset()
+        if len(collection.positions) < len(self._items):
+            missing = frozenset(range(len(self._items))) - collection.places.keys()
+        self._tell(notices.AttemptCollected(life.attempt, collection.nodeids))
+        self._dispatcher.joined(shard.number, missing, new)
+        if missing or new:
+            self._pump_all()
+        else:
+            self._pump(shard)
+
+    def _dismiss_surplus(self, now: float) -> None:
+        """End shards that still collect although the plan has no tests for them."""
+        assert self._dispatcher is not None
+        for shard in self._shards.values():
+            life = shard.life
+            if (
+                life is not None
+                and life.phase in (Phase.STARTING, Phase.COLLECTING)
+                and self._dispatcher.may_finish(shard.number)
+            ):
+                life.dismissed = True
+                life.escalate(at_once(Ending(EndingKind.STOPPED, "not needed"), now))
+                self._take_due_steps(life, now)
+
+    # Dispatch
+
+    def _pump(self, shard: _Shard) -> None:
+        life, dispatcher = shard.life, self._dispatcher
+        if life is None or dispatcher is None or life.phase is not Phase.RUNNING or life.dismissed:
+            return
+        batch = dispatcher.next_batch(shard.number)
+        if batch is not None:
+            assert shard.collection is not None
+            places = [shard.collection.places[position] for position in batch.positions]
+            self._do(Send(life.attempt, events.run_command(places, more=batch.more)))
+        elif dispatcher.may_finish(shard.number):
+            self._dismiss(life)
+
+    def _dismiss(self, life: Life) -> None:
+        life.dismissed = True
+        self._do(Send(life.attempt, events.FINISH_COMMAND))
+
+    def _pump_all(self) -> None:
+        for shard in self._shards.values():
+            self._pump(shard)
+
+    def _pump_idle(self) -> None:
+        for shard in self._shards.values():
+            if shard.life is not None and shard.life.is_idle:
+                self._pump(shard)
+
+    # Ends
+
+    def _time_out(self, life: Life, now: float) -> None:
+        limit = self._policy.shard_timeout
+        assert limit is not None
+        if life.is_idle:
+            # It waits for others, so the time is not its own.
+            life.deadline = now + limit
+            return
+        reason = f"timed out after {limit:g} s (--shard-timeout)"
+        life.escalate(after_timeout(reason, now, self._policy.grace))
+
+    def _take_due_steps(self, life: Life, now: float) -> None:
+        for step in life.due_steps(now):
+            self._do(End(life.attempt, step))
+
+    def _stop_now(self, stop: Stop, now: float) -> None:
+        actions = self._take_actions()
+        self._actions = actions + self.stop(stop, now)
+
+    def _bury(self, shard: _Shard, life: Life, ending: Ending, output: str, now: float) -> None:
+        shard.life = None
+        blamed = self._blame(shard, life, ending, output, now)
+        doomed = blamed is None and self._doom(shard, life, ending, output)
+        quiet = ending.kind in (EndingKind.COMPLETED, EndingKind.STOPPED)
+        if blamed is None and not doomed and not quiet and self._stop is None:
+            self._tell_problem(life, ending, output)
+        self._tell(
+            notices.AttemptEnded(life.attempt, ending, shard.workeroutput, now - life.launched)
+        )
+        dispatcher = self._dispatcher
+        if dispatcher is not None:
+            dispatcher.lost(shard.number, blamed)
+        if self._stop is None and not shard.given_up:
+            if doomed:
+                self._launch(shard, now)
+            else:
+                progress = blamed is not None or life.finished > 0
+                self._go_on(shard, life, ending, progress=progress, now=now)
+        self._launch_waiting(now)
+        self._pump_all()
+
+    def _go_on(
+        self, shard: _Shard, life: Life, ending: Ending, *, progress: bool, now: float
+    ) -> None:
+        """Decide what follows an attempt of a run that goes on."""
+        dispatcher = self._dispatcher
+        wanted = ending.kind is EndingKind.STOPPED or (
+            ending.kind is EndingKind.COMPLETED and life.dismissed
+        )
+        if dispatcher is not None and (wanted or dispatcher.may_finish(shard.number)):
+            dispatcher.left(shard.number)
+        elif ending.kind is EndingKind.COMPLETED:
+            self._give_up(shard, f"{life.attempt} ended without running all of its tests")
+        elif not progress or ending.kind is EndingKind.NOT_LAUNCHED:
+            self._give_up(shard, f"{life.attempt} {ending.reason} {where(life)}")
+        elif self._restarts_left == 0:
+            self._give_up(
+                shard, f"{life.attempt} {ending.reason}, and --shard-restarts allows no more"
+            )
+        else:
+            if self._restarts_left is not None:
+                self._restarts_left -= 1
+            self._launch(shard, now)
+
+    def _give_up(self, shard: _Shard, reason: str) -> None:
+        shard.given_up = reason
+        if self._dispatcher is not None:
+            self._dispatcher.give_up(shard.number)
+
+    def _blame(
+        self, shard: _Shard, life: Life, ending: Ending, output: str, now: float
+    ) -> int | None:
+        """Close the test that was running, if its process did not end on our request."""
+        position, test = life.running, shard.test
+        if position is None or test is None:
+            return None
+        if ending.kind is EndingKind.STOPPED:
+            return None
+        life.running = shard.test = None
+        phase = life.phase_of_test
+        failed_by_itself = status_of(test.reports)
+        fallback = Status.FAILED if phase == "call" else Status.ERROR
+        status = failed_by_itself if failed_by_itself is Status.FAILED else fallback
+        text = output if not life.trouble else f"{life.trouble}\n{output}"
+        self.ledger.close(position, Entry(status, shard.number, ending.reason))
+        self._tell(
+            notices.TestDone(
+                life.attempt,
+                position,
+                self._items[position],
+                status,
+                now - test.started,
+                tuple(test.reports),
+                tuple(test.warnings),
+                tuple(test.xml),
+                notices.Blame(ending, phase, text),
+            )
+        )
+        return position
+
+    def _doom(self, shard: _Shard, life: Life, ending: Ending, output: str) -> bool:
+        """Let the next attempts report what killed this one while it collected."""
+        collector = life.collecting
+        if (
+            life.phase is not Phase.COLLECTING
+            or collector is None
+            or collector in shard.doomed
+            or ending.kind in (EndingKind.STOPPED, EndingKind.COMPLETED)
+        ):
+            return False
+        # Another shard that collected at the same time may have died of it already.
+        reason = f"{life.attempt} {ending.reason} while importing {collector}"
+        if output:
+            reason = f"{reason}\n\n{output}"
+        self._doomed.setdefault(collector, reason)
+        return True
+
+    def _tell_problem(self, life: Life, ending: Ending, output: str) -> None:
+        text = f"{life.attempt} {ending.reason}"
+        if ending.kind is not EndingKind.NOT_LAUNCHED:
+            text = f"{text} {where(life)}"
+        internal = bool(life.trouble) and not life.interrupted
+        self._tell(notices.Problem(life.attempt.shard, text, life.trouble or output, internal))
+
+    def _not_run(self, position: int, shard: int, reason: str) -> None:
+        asked = self._stop is not None and self._stop.asked
+        self.ledger.close(position, Entry(Status.NOT_RUN, shard, reason))
+        self._tell(notices.TestNotRun(position, self._items[position], shard, reason, asked))
+
+    # Actions
+
+    def _do(self, action: Action) -> None:
+        self._actions.append(action)
+
+    def _tell(self, notice: notices.Notice) -> None:
+        self._actions.append(Tell(notice))
+
+    def _take_actions(self) -> list[Action]:
+        actions, self._actions = self._actions, []
+        return actions
+
+
+def _after_refusal(reason: str, now: float, grace: float) -> Escalation:
+    """SIGKILL, for a run that is stopped."""
+    return at_once(Ending(EndingKind.STOPPED, reason), now)

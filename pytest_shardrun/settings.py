@@ -1,0 +1,155 @@
+"""What the user asked for, as one frozen value."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Final, final
+
+import pytest
+
+from .cpus import usable_cpus
+from .model import Policy
+
+SCOPES: Final = ("auto", "test", "class", "module", "package", "group")
+DEFAULT_GRACE: Final = 10.0
+_UNITS: Final = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The options of a run in shards."""
+
+    shards: int
+    #: ``--shards auto``: the number may fall to that of the tests without a word.
+    automatic: bool
+    executor: str
+    split: str
+    scope: str
+    policy: Policy
+    plan_only: bool
+
+
+def wants_shards(config: pytest.Config) -> bool:
+    """Whether a run in shards was asked for, on the command line or in the ini file."""
+    return _given(config, "shards") not in ("", "0") or bool(config.getoption("shard_plan"))
+
+
+def read_settings(config: pytest.Config) -> Settings:
+    """The settings of the command line and the ini file; ``pytest.UsageError`` names the option."""
+    _refuse_what_needs_a_person(config)
+    _refuse_xdist(config)
+    given = _given(config, "shards")
+    given = "auto" if given in ("", "0") else given
+    cpus = usable_cpus()
+    shards = cpus if given == "auto" else _count(given, "--shards", least=1, other="auto")
+    if _option(config, "stepwise"):
+        # Stepwise means one test after the other.
+        shards = 1
+    jobs = _given(config, "shard_jobs")
+    restarts = _given(config, "shard_restarts")
+    policy = Policy(
+        jobs=_count(jobs, "--shard-jobs", least=1) if jobs else max(5, 4 * cpus),
+        shard_timeout=_seconds(config, "shard_timeout"),
+        run_timeout=_seconds(config, "shard_run_timeout"),
+        grace=DEFAULT_GRACE if (grace := _seconds(config, "shard_grace")) is None else grace,
+        restarts=_count(restarts, "--shard-restarts", least=0) if restarts else None,
+        steal=_choice(config, "shard_steal", ("yes", "no"), "yes") == "yes",
+    )
+    return Settings(
+        shards=shards,
+        automatic=given == "auto",
+        executor=_given(config, "shard_executor") or "subprocess",
+        split=_given(config, "shard_split") or "duration",
+        scope=_choice(config, "shard_scope", SCOPES, "auto"),
+        policy=policy,
+        plan_only=bool(config.getoption("shard_plan")) or bool(_option(config, "collectonly")),
+    )
+
+
+def _given(config: pytest.Config, name: str) -> str:
+    """The option, else the ini value, else nothing."""
+    value = config.getoption(name)
+    if value is None:
+        value = config.getini(name)
+    return str(value).strip() if value else ""
+
+
+def _option(config: pytest.Config, name: str) -> object:
+    """An option of pytest's own or of another plugin, which may be disabled."""
+    return getattr(config.option, name, None)
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _count(text: str, flag: str, *, least: int, other: str = "") -> int:
+    if re.fullmatch(r"\d+", text) and int(text) >= least:
+        return int(text)
+    also = f" or {other}" if other else ""
+    raise pytest.UsageError(
+        f"{flag}={text} is no number of at least {least}: give a whole number{also}"
+    )
+
+
+def _seconds(config: pytest.Config, name: str) -> float | None:
+    text = _given(config, name)
+    if not text:
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", text)
+    seconds = float(match[1]) * _UNITS[match[2]] if match else math.nan
+    if not seconds > 0 and not (seconds == 0 and name == "shard_grace"):
+        raise pytest.UsageError(
+            f"{_flag(name)}={text} is no time: give seconds, or a number with s, m or h, "
+            "like 90s, 5m or 1h"
+        )
+    return seconds
+
+
+def _choice(config: pytest.Config, name: str, known: tuple[str, ...], default: str) -> str:
+    value = _given(config, name) or default
+    if value not in known:
+        raise pytest.UsageError(f"{_flag(name)}={value} is unknown: choose {_listed(known)}")
+    return value
+
+
+def choose(flag: str, name: str, known: list[str]) -> None:
+    """``pytest.UsageError`` with the known names where this one is not among them."""
+    if name not in known:
+        raise pytest.UsageError(f"{flag}={name} is unknown: choose {_listed(tuple(sorted(known)))}")
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
+
+
+def _refuse_what_needs_a_person(config: pytest.Config) -> None:
+    for name, flag in (("usepdb", "--pdb"), ("trace", "--trace"), ("usepdb_cls", "--pdbcls")):
+        if _option(config, name):
+            raise pytest.UsageError(
+                f"{flag} needs a terminal and --shards runs tests in processes without one: "
+                f"leave out --shards (or add --shards=0), or leave out {flag}"
+            )
+
+
+def _refuse_xdist(config: pytest.Config) -> None:
+    workers = _option(config, "numprocesses")
+    if workers:
+        raise pytest.UsageError(
+            f"-n {workers} of pytest-xdist and --shards both split the tests: leave out one of "
+            "them (-n 0 switches pytest-xdist off where it stands in addopts)"
+        )
+    for name, flag in (("tx", "--tx"), ("looponfail", "--looponfail")):
+        if _option(config, name):
+            raise pytest.UsageError(
+                f"{flag} of pytest-xdist and --shards do not go together: leave out one of them"
+            )
+    mode = _option(config, "dist")
+    if mode not in (None, "no"):
+        raise pytest.UsageError(
+            f"--dist={mode} of pytest-xdist and --shards do not go together: leave out --dist, "
+            "and use --shard-scope to keep tests together"
+        )

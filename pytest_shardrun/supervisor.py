@@ -1,0 +1,297 @@
+"""The one loop that performs what a run decides."""
+
+from __future__ import annotations
+
+import queue
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Final, TypeAlias, final
+
+from . import events, notices
+from .executors.base import Executor, LaunchError, LaunchOrder, ShardProcess
+from .lifecycle import Step, after_interrupt, at_once
+from .model import Attempt, Ending, EndingKind, Exit
+from .run import Action, End, Launch, Run, Send, Stop, Tell
+
+#: How much of a process's output is kept for the report of its crash, in bytes.
+OUTPUT_TAIL: Final = 32 * 1024
+#: How long streams are read after the exit of their process: a child outside may hold them open.
+DRAIN_SECONDS: Final = 2.0
+#: Chunks of 64 KiB that may wait for the loop before workers have to.
+_ROOM: Final = 256
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Chunk:
+    attempt: Attempt
+    data: bytes
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Output:
+    attempt: Attempt
+    data: bytes
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Gone:
+    attempt: Attempt
+    exit: Exit
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Signalled:
+    number: int
+
+
+_Message: TypeAlias = _Chunk | _Output | _Gone | _Signalled
+
+
+@dataclass(slots=True)
+class _Live:
+    process: ShardProcess
+    received: list[bytes] = field(default_factory=list)
+    sequence: int = 0
+    broken: bool = False
+    stream_open: bool = True
+    output_open: bool = True
+    tail: bytes = b""
+    exit: Exit | None = None
+    drained_by: float = float("inf")
+
+
+class Supervisor:
+    """Owns the processes and threads of a run; everything else happens in the calling thread."""
+
+    def __init__(
+        self,
+        run: Run,
+        executor: Executor,
+        order_for: Callable[[Launch], LaunchOrder],
+        tell: Callable[[notices.Notice], None],
+        show_output: Callable[[Attempt, bytes], None],
+        wanted_stop: Callable[[], Stop | None],
+    ) -> None:
+        self._run = run
+        self._executor = executor
+        self._order_for = order_for
+        self._tell = tell
+        self._show_output = show_output
+        self._wanted_stop = wanted_stop
+        self._inbox: queue.SimpleQueue[_Message] = queue.SimpleQueue()
+        self._room = threading.Semaphore(_ROOM)
+        self._live: dict[Attempt, _Live] = {}
+        self._started = False
+        self._signals = 0
+        #: The signal that a person or a system sent to end the run.
+        self.signalled: int | None = None
+
+    def run_until(self, is_reached: Callable[[], bool]) -> None:
+        """Perform the run until the condition holds, or the run is over."""
+        if not self._started:
+            self._started = True
+            self._perform(self._run.start(time.monotonic()))
+        while not self._run.is_over and not is_reached():
+            self._take(self._next_message())
+            now = time.monotonic()
+            if now >= self._next_time():
+                self._perform(self._run.time(now))
+            self._bury_drained(now)
+
+    def stop(self, stop: Stop) -> None:
+        """End the run early."""
+        self._perform(self._run.stop(stop, time.monotonic()))
+
+    def close(self) -> None:
+        """Kill what still lives, wait for it and give everything back."""
+        if not self._run.is_over and self._started:
+            ending = Ending(EndingKind.STOPPED, "the controller ended")
+            reason = ending.reason
+            self.stop(Stop(reason, asked=False, escalate=lambda *_: at_once(ending, 0.0)))
+            self.run_until(lambda: False)
+        self._executor.close()
+
+    @contextmanager
+    def signals(self) -> Iterator[None]:
+        """Turn SIGINT, SIGTERM and SIGHUP into an orderly end of the run."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+        # Who started us may have wanted them ignored, as nohup does.
+        wanted = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
+        before = {number: signal.signal(number, self._note_signal) for number in wanted}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _note_signal(self, number: int, frame: FrameType | None) -> None:
+        self._signals += 1
+        if self._signals > 2:
+            # The loop itself must be stuck, in a plugin perhaps.
+            raise KeyboardInterrupt
+        self._inbox.put(_Signalled(number))
+
+    def _next_time(self) -> float:
+        draining = (live.drained_by for live in self._live.values())
+        return min(self._run.next_time() or float("inf"), *draining, float("inf"))
+
+    def _next_message(self) -> _Message | None:
+        wait = self._next_time() - time.monotonic()
+        try:
+            # Bounded, because a wait without an end cannot be left by a signal on every platform.
+            return self._inbox.get(timeout=max(0.0, min(wait, 60.0)))
+        except queue.Empty:
+            return None
+
+    def _take(self, message: _Message | None) -> None:
+        match message:
+            case _Chunk(attempt, data):
+                self._room.release()
+                self._read(attempt, data)
+            case _Output(attempt, data):
+                self._room.release()
+                self._keep_output(attempt, data)
+            case _Gone(attempt, exit):
+                live = self._live[attempt]
+                live.exit = exit
+                live.drained_by = time.monotonic() + DRAIN_SECONDS
+            case _Signalled(number):
+                self._be_signalled(number)
+            case None:
+                pass
+
+    def _be_signalled(self, number: int) -> None:
+        reason = f"interrupted by {signal.Signals(number).name}"
+        if self.signalled is None:
+            self.signalled = number
+            self.stop(Stop(reason, asked=True, escalate=after_interrupt))
+        else:
+            ending = Ending(EndingKind.STOPPED, reason)
+            self.stop(Stop(reason, asked=True, escalate=lambda *_: at_once(ending, 0.0)))
+
+    # Processes
+
+    def _perform(self, actions: list[Action]) -> None:
+        for action in actions:
+            match action:
+                case Tell(notice):
+                    self._tell(notice)
+                case Send(attempt, data):
+                    self._live[attempt].process.send(data)
+                case Launch():
+                    self._launch(action)
+                case End(attempt, step):
+                    if attempt in self._live:
+                        _take_step(self._live[attempt].process, step)
+
+    def _launch(self, launch: Launch) -> None:
+        attempt = launch.attempt
+        try:
+            process = self._executor.start(self._order_for(launch))
+        except LaunchError as error:
+            self._perform(self._run.not_launched(attempt, str(error), time.monotonic()))
+            return
+        self._live[attempt] = _Live(process)
+        for target in (self._read_stream, self._read_output, self._wait_for):
+            name = f"shardrun {attempt} {target.__name__.strip('_')}"
+            threading.Thread(target=target, args=(attempt, process), name=name, daemon=True).start()
+
+    def _read_stream(self, attempt: Attempt, process: ShardProcess) -> None:
+        while True:
+            data = process.receive()
+            self._room.acquire()
+            self._inbox.put(_Chunk(attempt, data))
+            if not data:
+                return
+
+    def _read_output(self, attempt: Attempt, process: ShardProcess) -> None:
+        while True:
+            data = process.receive_output()
+            self._room.acquire()
+            self._inbox.put(_Output(attempt, data))
+            if not data:
+                return
+
+    def _wait_for(self, attempt: Attempt, process: ShardProcess) -> None:
+        self._inbox.put(_Gone(attempt, process.wait()))
+
+    def _bury_drained(self, now: float) -> None:
+        for attempt, live in list(self._live.items()):
+            if live.exit is None:
+                continue
+            if (live.stream_open or live.output_open) and now < live.drained_by:
+                continue
+            del self._live[attempt]
+            tail = live.tail.decode("utf-8", "replace")
+            self._perform(self._run.exited(attempt, live.exit, tail, now))
+
+    # Streams
+
+    def _read(self, attempt: Attempt, data: bytes) -> None:
+        live = self._live.get(attempt)
+        if live is None or live.broken:
+            return
+        if not data:
+            live.stream_open = False
+            return
+        if b"\n" not in data:
+            live.received.append(data)
+            return
+        *lines, rest = b"".join([*live.received, data]).split(b"\n")
+        live.received = [rest] if rest else []
+        for line in lines:
+            if not self._read_line(attempt, live, line):
+                return
+
+    def _read_line(self, attempt: Attempt, live: _Live, line: bytes) -> bool:
+        try:
+            event = events.read_event(line, live.sequence)
+        except events.BrokenStream as error:
+            if live.sequence == 0:
+                # What the environment prints before the worker has taken the stream.
+                self._keep_output(attempt, line + b"\n")
+                return True
+            live.broken = True
+            self._perform(self._run.broke(attempt, f"its stream broke: {error}", time.monotonic()))
+            return False
+        live.sequence += 1
+        self._perform(self._run.happened(attempt, event, time.monotonic()))
+        # Not while actions are performed: what stops a shard must not be overtaken.
+        stop = self._wanted_stop()
+        if stop is not None:
+            self.stop(stop)
+        return True
+
+    def _keep_output(self, attempt: Attempt, data: bytes) -> None:
+        live = self._live.get(attempt)
+        if live is None:
+            return
+        if not data:
+            live.output_open = False
+        else:
+            live.tail = (live.tail + data)[-OUTPUT_TAIL:]
+        self._show_output(attempt, data)
+
+
+def _take_step(process: ShardProcess, step: Step) -> None:
+    match step:
+        case Step.STACKS:
+            process.dump_stacks()
+        case Step.INTERRUPT:
+            process.interrupt()
+        case Step.TERMINATE:
+            process.terminate()
+        case Step.KILL:
+            process.kill()

@@ -1,0 +1,326 @@
+"""One pytest session that asks for its tests."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import time
+import warnings
+from collections import deque
+from collections.abc import Generator, Mapping
+from typing import Any, Final
+
+import pytest
+
+from . import options, terminal, wire, xdist
+from .boot import Stream
+from .recorder import record_xml
+
+#: How pytest_shardrun.plugin knows that it is in a worker and has nothing to do.
+PLUGIN_NAME: Final = "shardrun-worker"
+
+_GROUP_MARKS: Final = ("shard_group", "xdist_group")
+
+
+def run_session(stream: Stream, launch: Mapping[str, Any]) -> int | None:
+    """Run pytest and say goodbye; the exit status to leave with where that was not possible."""
+    worker = ShardWorker(stream, launch)
+    status = pytest.main(launch["args"], plugins=[worker])
+    if worker.said_hello:
+        worker.say_goodbye(int(status))
+        return None
+    return int(status)
+
+
+class ShardWorker:
+    """The plugin that makes a pytest session take its tests from a stream and report to it."""
+
+    #: pluggy's name of a plugin that is passed as an object.
+    __name__ = PLUGIN_NAME
+
+    def __init__(self, stream: Stream, launch: Mapping[str, Any]) -> None:
+        self._stream = stream
+        self._launch = launch
+        self._config: pytest.Config
+        self._session: pytest.Session
+        self._clock = time.perf_counter
+        self._queue: deque[int] = deque()
+        self._more = True
+        self._finishing = False
+        self._running: int | None = None
+        self._deselected: list[str] = []
+        self._workeroutput: dict[str, Any] = {}
+        self.said_hello = False
+
+    def say_goodbye(self, status: int) -> None:
+        """Tell that pytest is over and what its plugins want the controller to have."""
+        self._workeroutput.setdefault("exitstatus", status)
+        output = wire.pack(self._workeroutput, self._complain, "workeroutput")
+        self._stream.put("goodbye", status, output)
+        self._stream.flush()
+
+    # Options and identity
+
+    @pytest.hookimpl
+    def pytest_addoption(self, parser: pytest.Parser) -> None:
+        options.add_options(parser)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_cmdline_main(self, config: pytest.Config) -> Generator[None, Any, Any]:
+        # Before pytest_configure, where plugins ask who they are.
+        self._config = config
+        config.workerinput = wire.unpack(self._launch["workerinput"])  # type: ignore[attr-defined]
+        config.workeroutput = self._workeroutput  # type: ignore[attr-defined]
+        option = config.option
+        option.basetemp = self._launch["basetemp"]
+        option.usepdb = False
+        option.numprocesses = None
+        option.dist = "no"
+        # One failure can be enough here; any other count needs all shards.
+        option.maxfail = 1 if option.maxfail == 1 else 0
+        xdist.stand_in_for_xdist(config)
+        options.add_markers(config)
+        return (yield)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_configure(self, config: pytest.Config) -> None:
+        self._output = terminal.open_output()
+        self._silence()
+        record_xml(config, self._record_xml)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionstart(self, session: pytest.Session) -> None:
+        self._session = session
+        # A plugin may have put a reporter of its own in place while it was configured.
+        self._silence()
+        self._send("hello", wire.PROTOCOL, _describe_python())
+        self.said_hello = True
+
+    def _silence(self) -> None:
+        terminal.silence(
+            self._config,
+            self._output,
+            markup=self._launch["markup"],
+            width=self._launch["width"],
+        )
+
+    def _record_xml(self, nodeid: str | None, name: str, value: str) -> None:
+        self._stream.put("xml", nodeid, name, value)
+
+    # Collection
+
+    @pytest.hookimpl
+    def pytest_collectstart(self, collector: pytest.Collector) -> None:
+        if isinstance(collector, (pytest.File, pytest.Directory)):
+            self._send("collecting", str(collector.nodeid))
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_make_collect_report(self, collector: pytest.Collector) -> pytest.CollectReport | None:
+        reason = self._launch["doomed"].get(collector.nodeid)
+        if reason is None:
+            return None
+        return pytest.CollectReport(collector.nodeid, "failed", reason, [])
+
+    @pytest.hookimpl
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if not report.passed:
+            self._stream.put("collect_report", self._serialise(report))
+
+    @pytest.hookimpl
+    def pytest_deselected(self, items: list[pytest.Item]) -> None:
+        self._deselected += [str(item.nodeid) for item in items]
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_collection(self) -> Generator[None, Any, Any]:
+        try:
+            return (yield)
+        except pytest.UsageError as error:
+            self._send("usage_error", [str(each) for each in error.args])
+            raise
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        errors = session.testsfailed
+        self._send("collected", len(session.items), _digest(session.items), errors)
+        if errors and not session.config.option.continue_on_collection_errors:
+            return True
+        while self._prepare_next():
+            position = self._queue.popleft()
+            nextitem = session.items[self._queue[0]] if self._queue else None
+            self._run_one(position, nextitem)
+            if session.shouldfail or session.shouldstop:
+                kind = "fail" if session.shouldfail else "stop"
+                self._stream.put("stop", kind, str(session.shouldfail or session.shouldstop))
+                break
+        return True
+
+    def _prepare_next(self) -> bool:
+        """Wait until a test can run: its successor must be known, or that there is none."""
+        while True:
+            must_wait = not self._queue or (len(self._queue) == 1 and self._more)
+            if self._finishing:
+                return bool(self._queue)
+            if must_wait:
+                self._stream.flush()
+            try:
+                command = self._stream.receive(wait=must_wait)
+            except EOFError:
+                # The controller is gone: nobody wants the rest.
+                self._queue.clear()
+                self._finishing = True
+                return False
+            if command is None:
+                return True
+            self._obey(command)
+
+    def _obey(self, command: list[Any]) -> None:
+        match command:
+            case ["run", _, _] if self._finishing:
+                # Sent before the controller knew that the end was asked for.
+                pass
+            case ["run", positions, more]:
+                self._queue.extend(positions)
+                self._more = more
+            case ["list"]:
+                self._send("collection", _describe_collection(self._session), *self._extras())
+            case ["finish"]:
+                self._finishing = True
+            case ["stop"]:
+                self._queue.clear()
+                self._finishing = True
+            case _:
+                raise ValueError(f"unknown command {command!r}")
+
+    def _extras(self) -> tuple[list[str], list[str]]:
+        lines: list[str] = []
+        answers = self._config.hook.pytest_report_collectionfinish(
+            config=self._config,
+            start_path=self._config.invocation_params.dir,
+            items=self._session.items,
+        )
+        # The last plugin's lines come first, as pytest itself shows them.
+        for answer in reversed(answers):
+            lines += [answer] if isinstance(answer, str) else answer
+        return self._deselected, lines
+
+    # Tests
+
+    def _run_one(self, position: int, nextitem: pytest.Item | None) -> None:
+        item = self._session.items[position]
+        self._running = position
+        self._send("start", position)
+        started = self._clock()
+        self._config.hook.pytest_runtest_protocol(item=item, nextitem=nextitem)
+        self._stream.put("finish", position, self._clock() - started)
+        self._running = None
+
+    @pytest.hookimpl
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        # Built-in subtests change the report of the whole test in this hook.
+        self._config.hook.pytest_report_teststatus(report=report, config=self._config)
+        # At once: who sees the process die next must know how far the test had come.
+        xfail = hasattr(report, "wasxfail")
+        data = self._serialise(report)
+        self._send("report", self._running, report.when, report.outcome, xfail, data)
+
+    @pytest.hookimpl
+    def pytest_warning_recorded(
+        self,
+        warning_message: warnings.WarningMessage,
+        when: str,
+        nodeid: str,
+        location: tuple[str, int, str] | None,
+    ) -> None:
+        # The controller is configured in the same way and has these warnings itself.
+        if when != "config":
+            data = _describe_warning(warning_message)
+            self._stream.put("warning", self._running, data, when, str(nodeid), location)
+
+    @pytest.hookimpl
+    def pytest_internalerror(self, excrepr: object) -> None:
+        self._send("internal_error", str(excrepr))
+
+    @pytest.hookimpl
+    def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+        value = excinfo.value
+        if isinstance(value, pytest.exit.Exception):
+            self._send("exit", str(value.msg), value.returncode)
+        else:
+            self._send("interrupted", str(excinfo.getrepr(style="short")))
+
+    @pytest.hookimpl
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        self._workeroutput["exitstatus"] = int(exitstatus)
+        self._workeroutput["shouldfail"] = session.shouldfail
+        self._workeroutput["shouldstop"] = session.shouldstop
+        self._send("finishing")
+
+    def _serialise(self, report: pytest.CollectReport | pytest.TestReport) -> Any:
+        data = self._config.hook.pytest_report_to_serializable(config=self._config, report=report)
+        if data is None:
+            raise TypeError(
+                f"no plugin can serialise a {type(report).__name__} for {report.nodeid}: "
+                "implement pytest_report_to_serializable"
+            )
+        return wire.pack(data, self._complain)
+
+    def _complain(self, path: str, value: object) -> None:
+        self._stream.put("lossy", self._running, path, type(value).__name__)
+
+    def _send(self, *event: object) -> None:
+        self._stream.put(*event)
+        self._stream.flush()
+
+
+def _marked(item: pytest.Item) -> tuple[str | None, bool]:
+    names: set[str] = set()
+    serial = False
+    for mark in item.iter_markers():
+        if mark.name == "shard_serial":
+            serial = True
+        elif mark.name in _GROUP_MARKS:
+            names.add(str(mark.args[0] if mark.args else mark.kwargs.get("name", "default")))
+    return "_".join(sorted(names)) or None, serial
+
+
+def _digest(items: list[pytest.Item]) -> str:
+    hashed = hashlib.sha256()
+    for item in items:
+        group, serial = _marked(item)
+        line = f"{item.nodeid}\0{group or ''}\0{serial}\n"
+        hashed.update(line.encode("utf-8", "surrogatepass"))
+    return hashed.hexdigest()
+
+
+def _describe_collection(session: pytest.Session) -> list[Any]:
+    described = []
+    for item in session.items:
+        group, serial = _marked(item)
+        file, line, domain = item.location
+        described.append([str(item.nodeid), file, line, domain, group, serial])
+    return described
+
+
+def _describe_python() -> dict[str, Any]:
+    return {
+        "version": sys.version,
+        "version_info": list(sys.version_info),
+        "sysplatform": sys.platform,
+        "executable": sys.executable,
+        "cwd": os.getcwd(),
+        "pytest": pytest.__version__,
+        "pid": os.getpid(),
+    }
+
+
+def _describe_warning(recorded: warnings.WarningMessage) -> dict[str, Any]:
+    category = recorded.category
+    return {
+        "message": str(recorded.message),
+        "module": category.__module__,
+        "category": category.__qualname__,
+        "filename": str(recorded.filename),
+        "lineno": recorded.lineno,
+        "line": recorded.line,
+    }

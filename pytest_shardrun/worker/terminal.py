@@ -1,0 +1,42 @@
+"""A terminal reporter that keeps quiet in a shard."""
+
+from __future__ import annotations
+
+import os
+from typing import IO, Any
+
+import pytest
+
+NAME = "terminalreporter"
+
+
+class QuietReporter:
+    """Has all that plugins read from pytest's terminal reporter, but none of its hooks.
+
+    What plugins write through it on purpose (live logs, ``--setup-show``) reaches the output.
+    """
+
+    def __init__(self, reporter: Any) -> None:
+        self._reporter = reporter
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._reporter, name)
+
+
+def silence(config: pytest.Config, output: IO[str], *, markup: bool, width: int) -> None:
+    """Replace the terminal reporter, whichever plugin made it, by a quiet one; idempotent."""
+    reporter = config.pluginmanager.get_plugin(NAME)
+    if reporter is None or isinstance(reporter, QuietReporter):
+        return
+    config.pluginmanager.unregister(reporter)
+    writer = reporter._tw
+    # Messages are coloured and cut where they are made, for the terminal that shows them.
+    writer._file = output
+    writer.hasmarkup = markup
+    writer.fullwidth = width
+    config.pluginmanager.register(QuietReporter(reporter), NAME)
+
+
+def open_output() -> IO[str]:
+    """The shard's output, whatever becomes of descriptor 1."""
+    return open(os.dup(1), "w", buffering=1, encoding="utf-8", errors="backslashreplace")

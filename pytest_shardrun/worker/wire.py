@@ -1,0 +1,93 @@
+"""Values as lines of JSON, both ways."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable
+from typing import Any, Final
+
+#: Raised when events or commands change their meaning; both sides must agree.
+PROTOCOL: Final = 1
+
+#: Where the descriptors of the stream live, out of the way of tests that count on low numbers.
+FIRST_DESCRIPTOR: Final = 200
+
+_TUPLE: Final = "()"
+_BYTES: Final = "b"
+_PAIRS: Final = "{}"
+_SET: Final = "set"
+_TAG: Final = "$"
+
+_encode: Final = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+
+Complain = Callable[[str, object], None]
+
+
+def encode(value: object) -> bytes:
+    """One line, newline included, of a value that ``pack`` made or that is plain JSON."""
+    return _encode(value).encode("ascii") + b"\n"
+
+
+def decode(line: bytes) -> Any:
+    """The plain JSON value of a line; ``ValueError`` where it is none."""
+    return json.loads(line)
+
+
+def pack(value: object, complain: Complain, path: str = "") -> Any:
+    """The value as plain JSON that ``unpack`` turns back, tuples, bytes and odd keys included.
+
+    What JSON cannot hold becomes its ``str``; ``complain`` is then told where it was and the value.
+    """
+    if value is None or value is True or value is False:
+        return value
+    kind = type(value)
+    if kind is str or kind is int or kind is float:
+        return value
+    if kind is list:
+        return [pack(each, complain, path) for each in value]  # type: ignore[attr-defined]
+    if isinstance(value, dict):
+        if all(type(key) is str for key in value) and _TAG not in value:
+            return {key: pack(each, complain, f"{path}.{key}") for key, each in value.items()}
+        pairs = [
+            [pack(key, complain, path), pack(each, complain, f"{path}.{key}")]
+            for key, each in value.items()
+        ]
+        return {_TAG: _PAIRS, "v": pairs}
+    if isinstance(value, tuple):
+        return {_TAG: _TUPLE, "v": [pack(each, complain, path) for each in value]}
+    if isinstance(value, list):
+        return [pack(each, complain, path) for each in value]
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return float(value)
+    if isinstance(value, (bytes, bytearray)):
+        return {_TAG: _BYTES, "v": base64.b64encode(value).decode("ascii")}
+    if isinstance(value, (set, frozenset)):
+        return {_TAG: _SET, "v": [pack(each, complain, path) for each in value]}
+    complain(path.lstrip("."), value)
+    return str(value)
+
+
+def unpack(value: Any) -> Any:
+    """What ``pack`` was given."""
+    if type(value) is list:
+        return [unpack(each) for each in value]
+    if type(value) is not dict:
+        return value
+    tag = value.get(_TAG)
+    if tag is None:
+        return {key: unpack(each) for key, each in value.items()}
+    content = value["v"]
+    if tag == _TUPLE:
+        return tuple(unpack(each) for each in content)
+    if tag == _PAIRS:
+        return {unpack(key): unpack(each) for key, each in content}
+    if tag == _SET:
+        return {unpack(each) for each in content}
+    if tag == _BYTES:
+        return base64.b64decode(content)
+    raise ValueError(f"unknown tag {tag!r}")
