@@ -20,12 +20,12 @@ from . import notices
 from .events import Reported, Warned, XmlRecorded
 from .executors.base import Executor, LaunchOrder
 from .lifecycle import after_stop
-from .model import Item, Plan
+from .model import Attempt, Item, Plan
 from .nodes import Node, worker_id
 from .planning.durations import Durations, read_durations, update_durations
 from .planning.splitters import Splitter, make_plan
 from .replay import Replay
-from .reporting.journal import Journal
+from .reporting.journal import Journal, journal_directory
 from .reporting.junit import JUnitWriter
 from .reporting.terminal import ShardTerminal
 from .run import Launch, Run, Stop
@@ -60,7 +60,6 @@ class Controller:
         self._started = time.time()
         self._clock_started = time.monotonic()
         self._nodes: dict[Any, Node] = {}
-        self._durations = Durations()
         self._measured: dict[str, float] = {}
         self._planned: notices.Planned | None = None
         self._refused: list[str] | None = None
@@ -100,7 +99,8 @@ class Controller:
 
     def _replay_command(self) -> str:
         arguments = [str(each) for each in self._config.invocation_params.args]
-        rest = shlex.join(without_shard_options(arguments)).replace("{", "{{").replace("}", "}}")
+        kept = [each for each in without_shard_options(arguments) if not _writes_junit(each)]
+        rest = shlex.join(kept).replace("{", "{{").replace("}", "}}")
         return f"pytest --shard-replay {{replay}} {rest}".rstrip()
 
     # The run
@@ -116,9 +116,7 @@ class Controller:
         return True
 
     def _begin(self) -> None:
-        directory = self._cache_directory()
-        if directory is not None:
-            self._open_cache(directory)
+        self._open_journal()
         self._replay = Replay(self._config)
         settings = self._settings
         self._run = Run(
@@ -139,22 +137,23 @@ class Controller:
         self._open.enter_context(self._supervisor.signals())
         self._open.callback(self._supervisor.close)
 
-    def _cache_directory(self) -> Path | None:
+    def _durations_file(self) -> Path | None:
         # Absent with -p no:cacheprovider.
         cache = getattr(self._config, "cache", None)
         if cache is None:
             return None
         try:
-            directory: Path = cache.mkdir(CACHE_NAME)
+            return Path(cache.mkdir(CACHE_NAME)) / "durations.json"
         except OSError as error:
-            self._complain(f"durations and journal are not kept: {error}")
+            self._complain(f"durations are not kept: {error}")
             return None
-        return directory
 
-    def _open_cache(self, directory: Path) -> None:
-        self._durations = read_durations(directory / "durations.json", complain=self._complain)
+    def _open_journal(self) -> None:
+        cache = getattr(self._config, "cache", None)
+        if cache is None:
+            return
         try:
-            self._journal = Journal(directory / "runs", self._run_id)
+            self._journal = Journal(journal_directory(cache), self._run_id)
         except OSError as error:
             self._complain(f"the journal is not kept: {error}")
             return
@@ -175,10 +174,14 @@ class Controller:
         self._config.issue_config_time_warning(pytest.PytestWarning(f"shardrun: {text}"), 2)
 
     def _plan(self, items: Sequence[Item]) -> Plan:
+        file = self._durations_file()
+        durations = Durations()
+        if file is not None:
+            durations = read_durations(file, complain=self._complain)
         try:
             return make_plan(
                 items,
-                self._durations,
+                durations,
                 shards=self._settings.shards,
                 splitter=self._splitter,
                 scope=self._settings.scope,
@@ -232,11 +235,9 @@ class Controller:
         return (yield)
 
     def _save(self) -> None:
-        directory = self._cache_directory()
-        if directory is not None and self._measured:
-            update_durations(
-                directory / "durations.json", self._measured, complain=self._complain
-            )
+        file = self._durations_file() if self._measured else None
+        if file is not None:
+            update_durations(file, self._measured, complain=self._complain)
         if self._junit is not None:
             wall = time.monotonic() - self._clock_started
             self._junit.write(shard_seconds=self._shard_seconds(wall), wall_seconds=wall)
@@ -269,6 +270,7 @@ class Controller:
         if seed_is_ours:
             # The order of sets decides the order of tests in some suites.
             environment["PYTHONHASHSEED"] = self._hash_seed
+        basetemp = self._basetemp(launch)
         writer: Any = config.get_terminal_writer()
         line = {
             "sys_path": self._sys_path,
@@ -276,7 +278,8 @@ class Controller:
             "argv": sys.argv,
             "args": [str(each) for each in config.invocation_params.args],
             "workerinput": wire.pack(node.workerinput, self._note_loss),
-            "basetemp": self._basetemp(launch),
+            "basetemp": str(basetemp) if basetemp is not None else None,
+            "log_file": self._log_file(attempt),
             "doomed": launch.doomed,
             "markup": writer.hasmarkup,
             "width": writer.fullwidth,
@@ -298,16 +301,42 @@ class Controller:
             "SHARDRUN_SLOT": str(attempt.shard - 1),
         }
 
-    def _basetemp(self, launch: Launch) -> str | None:
+    def _log_file(self, attempt: Attempt) -> str | None:
+        """Where the worker keeps what ``--log-file`` asks for until it has ended."""
+        directory = self._scratch
+        if self._log_stream() is None or directory is None:
+            return None
+        return str(directory / f"log-{attempt.shard}-{attempt.number}")
+
+    def _log_stream(self) -> Any:
+        """The open file of pytest's ``--log-file``, None where there is none."""
+        plugin: Any = self._config.pluginmanager.get_plugin("logging-plugin")
+        wanted = self._config.option.log_file or self._config.getini("log_file")
+        return plugin.log_file_handler.stream if plugin is not None and wanted else None
+
+    def _append_log(self, attempt: Attempt) -> None:
+        path = self._log_file(attempt)
+        # Not written where the worker died early.
+        if path is not None and os.path.exists(path):
+            stream = self._log_stream()
+            stream.write(Path(path).read_text(encoding="utf-8", errors="replace"))
+            stream.flush()
+
+    @property
+    def _scratch(self) -> Path | None:
+        """The run's own temporary directory; None with ``-p no:tmpdir``."""
         # pytest keeps the factory in a private place; pytest-xdist relies on it, too.
         factory = getattr(self._config, "_tmp_path_factory", None)
-        if factory is None:
+        return None if factory is None else Path(factory.getbasetemp())
+
+    def _basetemp(self, launch: Launch) -> Path | None:
+        if self._scratch is None:
             return None
         attempt = launch.attempt
         name = f"shard-{attempt.shard}"
         if attempt.number > 1:
             name += f"-{attempt.number}"
-        return str(factory.getbasetemp() / name)
+        return self._scratch / name
 
     def _note_loss(self, path: str, value: object) -> None:
         self._complain(
@@ -429,6 +458,7 @@ class Controller:
         hook = self._config.hook
         if hasattr(hook, "pytest_testnodedown"):
             hook.pytest_testnodedown(node=node, error=error)
+        self._append_log(ended.attempt)
         hook.pytest_shardrun_attempt_ended(
             config=self._config, attempt=ended.attempt, ending=ended.ending
         )
@@ -444,6 +474,11 @@ class Controller:
         if not reason or self._run.stopped is not None:
             return None
         return Stop(str(reason), asked=True, escalate=after_stop)
+
+
+def _writes_junit(argument: str) -> bool:
+    # A replay must not replace the report of the whole run.
+    return argument.startswith(("--junitxml=", "--junit-xml="))
 
 
 def without_shard_options(arguments: Sequence[str]) -> list[str]:

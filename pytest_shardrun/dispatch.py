@@ -310,13 +310,14 @@ class Dispatcher:
             return True
         if idle.in_flight:
             return False
-        if not self._stopped and (
-            idle.queue.parts
-            or self._survey().hosts.get(shard)
-            or self._source(idle) is not None
-            or (idle.has_process and self._may_be_needed() and not self._place_is_awaited())
-        ):
-            return False
+        if not self._stopped:
+            if idle.queue.parts or self._source(idle) is not None:
+                return False
+            if idle.has_process and self._place_is_awaited():
+                if self._must_stay_for_serial(idle):
+                    return False
+            elif self._survey().hosts.get(shard) or (idle.has_process and self._may_be_needed()):
+                return False
         idle.dismissed = True
         self._revision += 1
         return True
@@ -347,15 +348,19 @@ class Dispatcher:
             return ()
         positions: list[int] = []
         if self._serial_host is None:
-            expected = 0.0
-            while len(shard.in_flight) < wanted and (shard.queue.parts or self._take_over(shard)):
+            expected = sum(_seconds(unit, 1) for unit in shard.in_flight.values() if unit)
+            while True:
+                # A slow test behind many quick ones should stay where others can take it over.
+                if self._measured and expected >= SECONDS_AHEAD:
+                    wanted = LEAST_AHEAD
+                if len(shard.in_flight) >= wanted:
+                    break
+                if not shard.queue.parts and not self._take_over(shard):
+                    break
                 position, unit = shard.queue.send()
                 shard.in_flight[position] = unit
                 positions.append(position)
                 expected += _seconds(unit, 1)
-                # A slow test behind many quick ones should stay where others can take it over.
-                if self._measured and expected >= SECONDS_AHEAD:
-                    wanted = LEAST_AHEAD
             self._unsent -= len(positions)
         if not positions:
             share = self._serial_turn(shard)
@@ -544,6 +549,21 @@ class Dispatcher:
         return any(
             shard.can_run and shard.state is not _State.LIVING and shard.queue.parts
             for shard in self._shards.values()
+        )
+
+    def _must_stay_for_serial(self, host: _Shard) -> bool:
+        """Whether serial tests need this shard although another could use its place meanwhile."""
+        share = set(self._survey().hosts.get(host.number, ()))
+        for shard in self._shards.values():
+            if shard is not host and shard.can_run:
+                share &= shard.missing
+        # Unless somebody else can still make room, even the only host has to go.
+        return bool(share) and any(
+            shard.has_process
+            and shard.can_run
+            and (shard.in_flight or not self._survey().hosts.get(shard.number))
+            for shard in self._shards.values()
+            if shard is not host
         )
 
     def _place_is_awaited(self) -> bool:

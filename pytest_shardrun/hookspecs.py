@@ -40,9 +40,7 @@ def pytest_shardrun_attempt_started(config: pytest.Config, attempt: Attempt) -> 
 
 
 @pytest.hookspec()
-def pytest_shardrun_attempt_ended(
-    config: pytest.Config, attempt: Attempt, ending: Ending
-) -> None:
+def pytest_shardrun_attempt_ended(config: pytest.Config, attempt: Attempt, ending: Ending) -> None:
     """A process of a shard is over; called in the controller."""
 
 

@@ -41,9 +41,9 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     if _in_worker(config.pluginmanager):
         return
     if config.getoption("shard_replay"):
-        from .replaying import replay_share
+        from .replaying import NAME, Replaying
 
-        replay_share(config)
+        config.pluginmanager.register(Replaying(config.getoption("shard_replay")), NAME)
         return
     # Imported where it is needed: without shards the plugin costs nothing.
     from .settings import wants_shards

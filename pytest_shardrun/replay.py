@@ -15,6 +15,7 @@ from . import notices
 from .events import Reported, Warned
 from .model import Attempt
 from .nodes import Node, ReportNode
+from .reporting.stacks import shorten_stacks
 from .worker import wire
 
 _TERMINAL: Final = "terminalreporter"
@@ -141,13 +142,16 @@ class Replay:
     def _blame(self, done: notices.TestDone, blame: notices.Blame) -> pytest.TestReport:
         item = done.item
         file, line, _ = item.location
-        message = f"shard {done.attempt.shard} {blame.ending.reason} in the {blame.phase} of this test"
+        message = f"{blame.ending.reason} ({blame.phase}, shard {done.attempt.shard})"
+        output = blame.output
+        if not self._config.option.fulltrace:
+            output = shorten_stacks(output)
         report = pytest.TestReport(
             nodeid=item.nodeid,
             location=item.location,
             keywords={item.nodeid: 1},
             outcome="failed",
-            longrepr=BlameRepr(message, blame.output, file, (line or 0) + 1),  # type: ignore[arg-type]
+            longrepr=BlameRepr(message, output, file, (line or 0) + 1),  # type: ignore[arg-type]
             when=blame.phase,  # type: ignore[arg-type]
             duration=done.seconds,
         )

@@ -118,9 +118,15 @@ def _forget_old(directory: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def journal_directory(cache: Any) -> Path:
+    """Where runs are remembered, in pytest's cache; ``OSError`` where it cannot be written."""
+    directory: Path = cache.mkdir("shardrun") / "runs"
+    return directory
+
+
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What a shard of an earlier run was given to run, in order."""
+    """What a shard of an earlier run ran, in its order."""
 
     run_id: str
     shard: int
@@ -137,28 +143,26 @@ def read_share(directory: Path, name: str) -> Share:
         raise JournalError(f"{name} names no shard of a run: give RUN:SHARD, like last:2")
     path = _find(directory, run)
     nodeids: list[str] = []
-    given: dict[int, list[int]] = {}
+    ran: dict[int, list[int]] = {}
     for event in _events(path):
         match event:
             case {"event": "planned"}:
                 nodeids += event["nodeids"]
-                for shard, positions in enumerate(event["shards"], 1):
-                    given[shard] = []
-                    _ = positions
             case {"event": "found later"}:
                 nodeids += event["nodeids"]
             case {"event": "started", "shard": int(shard), "position": int(position)}:
-                if position not in given.setdefault(shard, []):
-                    given[shard].append(position)
+                ran.setdefault(shard, []).append(position)
     shard = int(number)
-    if not given.get(shard):
-        known = ", ".join(str(each) for each, positions in sorted(given.items()) if positions)
+    if shard not in ran:
+        known = ", ".join(map(str, sorted(ran)))
         raise JournalError(
             f"run {path.stem} has no shard {shard} that ran tests: choose {known}"
             if known
             else f"run {path.stem} ran no tests"
         )
-    return Share(path.stem, shard, tuple(nodeids[position] for position in given[shard]))
+    return Share(
+        path.stem, shard, tuple(nodeids[position] for position in dict.fromkeys(ran[shard]))
+    )
 
 
 def _find(directory: Path, run: str) -> Path:

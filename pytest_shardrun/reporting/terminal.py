@@ -268,8 +268,8 @@ def conclusions(figures: Figures, wall: float, started: float) -> list[str]:
         return []
     busy = sum(each.busy_seconds for each in shards)
     lines = [
-        f"{busy:.2f}s of tests in {wall:.2f}s: {busy / wall:.1f} times as fast as one after "
-        "the other without start and collection"
+        f"speed-up {busy / wall:.1f}: {busy:.2f}s of tests in {wall:.2f}s, "
+        f"shards busy for {busy / (wall * len(shards)):.0%} of it"
     ]
     slowest = max(shards, key=lambda each: each.slowest_seconds)
     lines.append(f"slowest test: {slowest.slowest_seconds:.2f}s {slowest.slowest}")
@@ -312,5 +312,3 @@ def _enumerate(values: Sequence[object]) -> str:
     if len(set(texts)) == 1:
         return texts[0]
     return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}"
-
-

@@ -74,6 +74,9 @@ class ShardWorker:
         config.workeroutput = self._workeroutput  # type: ignore[attr-defined]
         option = config.option
         option.basetemp = self._launch["basetemp"]
+        option.log_file = self._launch["log_file"]
+        # Done by the controller, once.
+        option.cacheclear = False
         option.usepdb = False
         option.numprocesses = None
         option.dist = "no"
@@ -94,6 +97,8 @@ class ShardWorker:
         self._session = session
         # A plugin may have put a reporter of its own in place while it was configured.
         self._silence()
+        if "PYTHONBREAKPOINT" not in os.environ:
+            sys.breakpointhook = _refuse_breakpoint
         self._send("hello", wire.PROTOCOL, _describe_python())
         self.said_hello = True
 
@@ -116,7 +121,9 @@ class ShardWorker:
             self._send("collecting", str(collector.nodeid))
 
     @pytest.hookimpl(tryfirst=True)
-    def pytest_make_collect_report(self, collector: pytest.Collector) -> pytest.CollectReport | None:
+    def pytest_make_collect_report(
+        self, collector: pytest.Collector
+    ) -> pytest.CollectReport | None:
         reason = self._launch["doomed"].get(collector.nodeid)
         if reason is None:
             return None
@@ -247,7 +254,7 @@ class ShardWorker:
         if isinstance(value, pytest.exit.Exception):
             self._send("exit", str(value.msg), value.returncode)
         else:
-            self._send("interrupted", str(excinfo.getrepr(style="short")))
+            self._send("interrupted", self._explain(excinfo))
 
     @pytest.hookimpl
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
@@ -255,6 +262,11 @@ class ShardWorker:
         self._workeroutput["shouldfail"] = session.shouldfail
         self._workeroutput["shouldstop"] = session.shouldstop
         self._send("finishing")
+
+    def _explain(self, excinfo: pytest.ExceptionInfo[BaseException]) -> str:
+        if self._running is None:
+            return str(excinfo.getrepr(style="short"))
+        return str(self._session.items[self._running].repr_failure(excinfo))
 
     def _serialise(self, report: pytest.CollectReport | pytest.TestReport) -> Any:
         data = self._config.hook.pytest_report_to_serializable(config=self._config, report=report)
@@ -271,6 +283,12 @@ class ShardWorker:
     def _send(self, *event: object) -> None:
         self._stream.put(*event)
         self._stream.flush()
+
+
+def _refuse_breakpoint(*args: object, **keywords: object) -> None:
+    raise RuntimeError(
+        "breakpoint() needs a terminal and a shard has none: run this test without --shards"
+    )
 
 
 def _marked(item: pytest.Item) -> tuple[str | None, bool]:

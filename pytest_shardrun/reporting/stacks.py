@@ -1,0 +1,34 @@
+"""Stacks as faulthandler writes them, cut to what a person looks for."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+_FRAME: Final = re.compile(r'^  File "(?P<path>[^"]*)", line \d+ in ')
+#: What runs a test, as opposed to the test.
+_MACHINERY: Final = re.compile(
+    r"[/\\](_pytest|pluggy|pytest_shardrun[/\\]worker)[/\\]|^<string>$|[/\\]pytest[/\\]__main__\.py$"
+)
+
+
+def shorten_stacks(text: str) -> str:
+    """The text with runs of frames of pytest and pluggy replaced by their number."""
+    shortened: list[str] = []
+    hidden = 0
+    for line in text.splitlines():
+        frame = _FRAME.match(line)
+        if frame and _MACHINERY.search(frame["path"]):
+            hidden += 1
+            continue
+        if hidden:
+            shortened.append(_stand_in(hidden))
+            hidden = 0
+        shortened.append(line)
+    if hidden:
+        shortened.append(_stand_in(hidden))
+    return "\n".join(shortened)
+
+
+def _stand_in(hidden: int) -> str:
+    return f"  ({hidden} frame{'' if hidden == 1 else 's'} of pytest, shown with --full-trace)"
