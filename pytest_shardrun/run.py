@@ -16,7 +16,6 @@ from .lifecycle import (
     Phase,
     Step,
     after_goodbye,
-    after_interrupt,
     after_stop,
     after_timeout,
     at_once,
@@ -380,7 +379,9 @@ class Run:
 
     def _finish_test(self, shard: _Shard, life: Life, seconds: float) -> None:
         position, test = life.running, shard.test
-        assert position is not None and test is not None and self._dispatcher is not None
+        assert position is not None
+        assert test is not None
+        assert self._dispatcher is not None
         life.running = shard.test = None
         life.finished += 1
         status = status_of(test.reports)

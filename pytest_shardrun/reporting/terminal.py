@@ -10,7 +10,7 @@ from typing import Any, Final
 import pytest
 
 from .. import notices
-from ..model import Attempt, EndingKind, Item, Plan, Status
+from ..model import Attempt, EndingKind, Plan, Status
 
 #: How many tests that did not run are named; ``-v`` names all.
 NAMED_TESTS: Final = 50
