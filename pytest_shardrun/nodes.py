@@ -28,7 +28,7 @@ class Gateway:
 
 
 class Node:
-    """One attempt; ``workerinput`` is sent to it, ``workeroutput`` exists once it has said goodbye."""
+    """One attempt: ``workerinput`` is sent to it, ``workeroutput`` came with its goodbye."""
 
     workerinfo: dict[str, Any]
     workeroutput: dict[str, Any]

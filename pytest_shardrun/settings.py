@@ -11,8 +11,8 @@ import pytest
 
 from .cpus import usable_cpus
 from .model import Policy
+from .planning.scopes import SCOPES
 
-SCOPES: Final = ("auto", "test", "class", "module", "package", "group")
 DEFAULT_GRACE: Final = 10.0
 _UNITS: Final = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 

@@ -81,9 +81,11 @@ class WorkerProcess:
         # Signals go only to a process that has not been reaped: its number is still its own.
         self._reaping = threading.Lock()
         self._reaped = False
-        assert popen.stdin is not None and popen.stdout is not None and popen.stderr is not None
+        assert popen.stdin is not None
+        assert popen.stdout is not None
+        assert popen.stderr is not None
         self._stdin = popen.stdin
-        # Plain descriptors: a reader that waits for a child outside for ever is not worth a warning.
+        # Plain descriptors: a reader that waits for a stray child for ever is no leak to warn of.
         self._stream = _take_descriptor(popen.stdout)
         self._output = _take_descriptor(popen.stderr)
 
@@ -146,7 +148,7 @@ class _Guard:
 
     def __init__(self, mark: str) -> None:
         self._popen = subprocess.Popen(
-            # Isolated and without site-packages: it starts in milliseconds and imports no user code.
+            # Isolated, without site-packages: it starts fast and imports no user code.
             [sys.executable, "-I", "-S", guard.__file__, mark],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,

@@ -160,9 +160,9 @@ def read_share(directory: Path, name: str) -> Share:
             if known
             else f"run {path.stem} ran no tests"
         )
-    return Share(
-        path.stem, shard, tuple(nodeids[position] for position in dict.fromkeys(ran[shard]))
-    )
+    # A test that was running when its process was lost may have started twice.
+    positions = dict.fromkeys(ran[shard])
+    return Share(path.stem, shard, tuple(nodeids[position] for position in positions))
 
 
 def _find(directory: Path, run: str) -> Path:

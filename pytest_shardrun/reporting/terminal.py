@@ -186,7 +186,7 @@ class ShardTerminal:
         if self._reporter is None:
             return
         self._summarise_not_run()
-        if self._verbosity >= 0 and self._figures.shards:
+        if self._verbosity >= 0 and self._collected:
             self._summarise_shards()
         self._offer_replays()
 
@@ -230,7 +230,7 @@ def describe_plan(plan: Plan) -> str:
     """The plan in a line: how many tests, and how long where that is known."""
     counts = [len(shard.positions) for shard in plan.shards]
     text = f"plan {plan.digest[:8]}: {len(counts)} shard{'' if len(counts) == 1 else 's'} of "
-    text += f"{_enumerate(counts)} test{'' if counts == [1] else 's'}"
+    text += f"{_enumerate(counts)} test{'' if set(counts) == {1} else 's'}"
     if plan.serial:
         text += f", {len(plan.serial)} alone at the end"
     if plan.measured:
