@@ -82,8 +82,9 @@ class Controller:
         self._terminal = ShardTerminal(config, self._run_id)
         self._terminal.offer_replay(self._replay_command())
         config.pluginmanager.register(self._terminal, "shardrun-terminal")
-        if config.option.xmlpath:
-            self._junit = JUnitWriter(config, config.option.xmlpath, started=self._started)
+        path = config.getoption("xmlpath", None)
+        if path:
+            self._junit = JUnitWriter(config, path, started=self._started)
             record_xml(config, self._record_xml)
 
     @pytest.hookimpl
@@ -271,7 +272,9 @@ class Controller:
             # The order of sets decides the order of tests in some suites.
             environment["PYTHONHASHSEED"] = self._hash_seed
         basetemp = self._basetemp(launch)
-        writer: Any = config.get_terminal_writer()
+        # With -p no:terminal there is nobody to write for.
+        has_terminal = config.pluginmanager.hasplugin("terminalreporter")
+        writer: Any = config.get_terminal_writer() if has_terminal else None
         line = {
             "sys_path": self._sys_path,
             "package_path": str(Path(__file__).parent.parent),
@@ -281,8 +284,8 @@ class Controller:
             "basetemp": str(basetemp) if basetemp is not None else None,
             "log_file": self._log_file(attempt),
             "doomed": launch.doomed,
-            "markup": writer.hasmarkup,
-            "width": writer.fullwidth,
+            "markup": writer.hasmarkup if writer else False,
+            "width": writer.fullwidth if writer else 80,
             "hash_seed_is_ours": seed_is_ours,
         }
         return LaunchOrder(attempt, wire.encode(line), environment, config.invocation_params.dir)
@@ -311,8 +314,10 @@ class Controller:
     def _log_stream(self) -> Any:
         """The open file of pytest's ``--log-file``, None where there is none."""
         plugin: Any = self._config.pluginmanager.get_plugin("logging-plugin")
+        if plugin is None:
+            return None
         wanted = self._config.option.log_file or self._config.getini("log_file")
-        return plugin.log_file_handler.stream if plugin is not None and wanted else None
+        return plugin.log_file_handler.stream if wanted else None
 
     def _append_log(self, attempt: Attempt) -> None:
         path = self._log_file(attempt)

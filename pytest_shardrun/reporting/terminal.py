@@ -83,12 +83,7 @@ class ShardTerminal:
         self._started = time.monotonic()
         self._figures = Figures()
         self._replay_line = ""
-        self._shows_output = (
-            config.getoption("capture", "fd") in ("no", "tee-sys")
-            or bool(config.getoption("setupshow", False))
-            or bool(config.getoption("setuponly", False))
-            or bool(config.getini("log_cli"))
-        )
+        self._shows_output = _wants_output(config)
 
     @property
     def _verbosity(self) -> int:
@@ -176,10 +171,13 @@ class ShardTerminal:
         """Put what no report stands for into pytest's own summary line."""
         if self._reporter is None:
             return
-        for problem in self._problems:
-            self._reporter.stats.setdefault("error", []).append(_report_of(problem))
+        # The public ``stats`` would do, but a category that is new there has no colour and no place
+        # in the summary line.
+        add = self._reporter._add_stats
+        if self._problems:
+            add("error", [_report_of(problem) for problem in self._problems])
         if self._not_run:
-            self._reporter.stats.setdefault("not run", []).extend(self._not_run)
+            add("not run", [_report_of_missing(each) for each in self._not_run])
 
     @pytest.hookimpl(trylast=True)
     def pytest_terminal_summary(self) -> None:
@@ -224,6 +222,17 @@ class ShardTerminal:
         if self._reporter is not None:
             self._reporter.ensure_newline()
             self._reporter.write_line(text, **markup)
+
+
+def _wants_output(config: pytest.Config) -> bool:
+    """Whether pytest would show on the terminal what tests and fixtures write there."""
+    if config.getoption("capture", "fd") in ("no", "tee-sys"):
+        return True
+    if config.getoption("setupshow", False) or config.getoption("setuponly", False):
+        return True
+    if not config.pluginmanager.hasplugin("logging-plugin"):
+        return False
+    return bool(config.getoption("log_cli_level") or config.getini("log_cli"))
 
 
 def describe_plan(plan: Plan) -> str:
@@ -300,6 +309,19 @@ def _report_of(problem: notices.Problem) -> pytest.TestReport:
         outcome="failed",
         longrepr=text,
         when="teardown",
+    )
+
+
+def _report_of_missing(notice: notices.TestNotRun) -> pytest.TestReport:
+    # Plugins walk through all statistics and expect reports there.
+    file, line, _ = notice.item.location
+    return pytest.TestReport(
+        nodeid=notice.item.nodeid,
+        location=notice.item.location,
+        keywords={},
+        outcome="skipped",
+        longrepr=(file, line or 0, notice.reason),
+        when="setup",
     )
 
 

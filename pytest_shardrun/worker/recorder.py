@@ -43,7 +43,7 @@ class XmlRecorder:
 
 def record_xml(config: pytest.Config, record: Record) -> None:
     """Take the place of pytest's JUnit writer, if ``--junitxml`` asked for one."""
-    if not config.option.xmlpath:
+    if not config.getoption("xmlpath", None):
         return
     own = config.stash.get(xml_key, None)
     if own is not None:
