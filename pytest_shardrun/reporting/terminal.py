@@ -191,7 +191,7 @@ class ShardTerminal:
     def _summarise_not_run(self) -> None:
         if not self._not_run:
             return
-        self._reporter.section("tests that were not run", "=", yellow=True)
+        self._section("tests that were not run", yellow=True)
         named = self._not_run if self._verbosity > 0 else self._not_run[:NAMED_TESTS]
         for each in named:
             shard = f"[shard {each.shard}] " if each.shard else ""
@@ -201,7 +201,7 @@ class ShardTerminal:
 
     def _summarise_shards(self) -> None:
         wall = time.monotonic() - self._started
-        self._reporter.section("shards", "=")
+        self._section("shards")
         for line in table(self._figures, wall):
             self._line(line)
         for line in conclusions(self._figures, wall, self._started):
@@ -217,6 +217,11 @@ class ShardTerminal:
                 f"to repeat shard {figures.number} ({figures.failed} failed): "
                 f"{self._replay_line.format(replay=f'{self._run_id}:{figures.number}')}"
             )
+
+    def _section(self, title: str, **markup: bool) -> None:
+        # The line of the last test may still be open.
+        self._reporter.ensure_newline()
+        self._reporter.section(title, "=", **markup)
 
     def _line(self, text: str, **markup: bool) -> None:
         if self._reporter is not None:
