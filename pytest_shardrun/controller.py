@@ -384,6 +384,7 @@ class Controller:
             case notices.CollectionFailed(count, errors):
                 self._session.testscollected = count
                 self._collection_errors = errors
+                self._terminal.count_collected(count)
             case notices.SeenOutsideTests(attempt, event):
                 self._see(attempt.shard, notice, event)
             case notices.AttemptReady(attempt, info):
@@ -411,6 +412,8 @@ class Controller:
 
     def _replay_test(self, done: notices.TestDone) -> None:
         reports = self._replay.test_done(done)
+        if done.blame is not None and done.blame.internal:
+            self._internal_error = True
         if done.blame is None and reports:
             self._measured[done.item.nodeid] = done.seconds
         if self._junit is not None and reports:
@@ -476,7 +479,8 @@ class Controller:
     def _wanted_stop(self) -> Stop | None:
         """What -x, --maxfail or a plugin has set while reports were replayed."""
         reason = self._session.shouldfail or self._session.shouldstop
-        if not reason or self._run.stopped is not None:
+        # Errors of the collection end the run as pytest does it, when all are known.
+        if not reason or self._run.stopped is not None or self._planned is None:
             return None
         return Stop(str(reason), asked=True, escalate=after_stop)
 

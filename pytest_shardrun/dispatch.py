@@ -156,9 +156,11 @@ class _Shard:
 @final
 @dataclass(frozen=True, slots=True)
 class _Reach:
-    """Who runs the serial tests, and what nobody can run."""
+    """Who can run what at one revision; who runs the serial tests, and what nobody can run."""
 
     revision: int
+    #: How many shards can be sent tests now.
+    living: int
     #: Each host's unsent serial tests, in the order in which the hosts have their turn.
     hosts: dict[int, deque[int]]
     stranded_serial: tuple[int, ...]
@@ -346,38 +348,47 @@ class Dispatcher:
         # Refilled when half empty: tiny tests travel in batches.
         if len(shard.in_flight) > max(LEAST_AHEAD - 1, wanted // 2):
             return ()
-        positions: list[int] = []
-        if self._serial_host is None:
-            expected = sum(_seconds(unit, 1) for unit in shard.in_flight.values() if unit)
-            while True:
-                # A slow test behind many quick ones should stay where others can take it over.
-                if self._measured and expected >= SECONDS_AHEAD:
-                    wanted = LEAST_AHEAD
-                if len(shard.in_flight) >= wanted:
-                    break
-                if not shard.queue.parts and not self._take_over(shard):
-                    break
-                position, unit = shard.queue.send()
-                shard.in_flight[position] = unit
-                positions.append(position)
-                expected += _seconds(unit, 1)
-            self._unsent -= len(positions)
-        if not positions:
-            share = self._serial_turn(shard)
-            while share and len(shard.in_flight) < LEAST_AHEAD:
-                position = share.popleft()
-                del self._serial[position]
-                shard.in_flight[position] = None
-                self._serial_host = shard.number
-                positions.append(position)
-        return tuple(positions)
+        if self._serial_host is None and (positions := self._send_parallel(shard, wanted)):
+            return positions
+        return self._send_serial(shard)
 
     def _wanted(self, shard: _Shard) -> int:
+        """How many tests should be in flight at a shard."""
         if shard.mean_seconds is None:
             return LEAST_AHEAD
         wanted = math.ceil(SECONDS_AHEAD / max(shard.mean_seconds, SECONDS_AHEAD / MOST_AHEAD))
-        living = sum(other.state is _State.LIVING for other in self._shards.values())
-        return max(LEAST_AHEAD, min(wanted, self._unsent // (2 * living)))
+        # What is sent cannot be taken over, so the tail would get out of balance.
+        share = self._unsent // (2 * self._survey().living)
+        return max(LEAST_AHEAD, min(wanted, share))
+
+    def _send_parallel(self, shard: _Shard, wanted: int) -> tuple[int, ...]:
+        positions: list[int] = []
+        expected = sum(_seconds(unit, 1) for unit in shard.in_flight.values() if unit)
+        while True:
+            # A slow test behind many quick ones should stay where others can take it over.
+            if self._measured and expected >= SECONDS_AHEAD:
+                wanted = LEAST_AHEAD
+            if len(shard.in_flight) >= wanted:
+                break
+            if not shard.queue.parts and not self._take_over(shard):
+                break
+            position, unit = shard.queue.send()
+            shard.in_flight[position] = unit
+            positions.append(position)
+            expected += _seconds(unit, 1)
+        self._unsent -= len(positions)
+        return tuple(positions)
+
+    def _send_serial(self, shard: _Shard) -> tuple[int, ...]:
+        positions: list[int] = []
+        share = self._serial_turn(shard)
+        while share and len(shard.in_flight) < LEAST_AHEAD:
+            position = share.popleft()
+            del self._serial[position]
+            shard.in_flight[position] = None
+            self._serial_host = shard.number
+            positions.append(position)
+        return tuple(positions)
 
     def _has_more(self, shard: _Shard) -> bool:
         if self._serial_host is None:
@@ -479,7 +490,6 @@ class Dispatcher:
 
     def _take_back(self, shard: _Shard) -> None:
         """Return what is in flight at a process that is gone."""
-        shard.told_more = False
         if self._serial_host == shard.number:
             self._serial = dict.fromkeys((*shard.in_flight, *self._serial))
             self._serial_host = None
@@ -498,10 +508,7 @@ class Dispatcher:
         if self._reach is not None and self._reach.revision == self._revision:
             return self._reach
         runners = [shard for shard in self._shards.values() if shard.can_run]
-        # Whoever is at it goes on with it, even where a lower number has joined again.
-        runners.sort(
-            key=lambda shard: (shard.number != self._serial_host, shard.state, shard.number)
-        )
+        runners.sort(key=lambda shard: (shard.state, shard.number))
         hosts: dict[int, deque[int]] = {}
         serial = tuple(self._serial)
         for shard in runners:
@@ -512,7 +519,8 @@ class Dispatcher:
         orphans = set(self._orphans.positions())
         for shard in runners:
             orphans &= shard.missing
-        self._reach = _Reach(self._revision, hosts, serial, tuple(orphans))
+        living = sum(shard.state is _State.LIVING for shard in runners)
+        self._reach = _Reach(self._revision, living, hosts, serial, tuple(orphans))
         return self._reach
 
     def _serial_turn(self, shard: _Shard) -> deque[int]:

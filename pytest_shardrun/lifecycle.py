@@ -113,6 +113,11 @@ class Life:
         return due
 
     @property
+    def broke_internally(self) -> bool:
+        """pytest reported an error of its own or of a plugin."""
+        return bool(self.trouble) and not self.interrupted
+
+    @property
     def is_idle(self) -> bool:
         """It has collected and waits for tests."""
         return self.phase is Phase.RUNNING and self.running is None

@@ -91,6 +91,8 @@ class Blame:
     phase: str
     #: What the process wrote last, stacks included.
     output: str
+    #: pytest itself or a plugin broke, as opposed to the test.
+    internal: bool = False
 
 
 @final

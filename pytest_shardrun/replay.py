@@ -48,6 +48,20 @@ class BlameRepr:
             writer.line(line)
 
 
+class TextRepr:
+    """The explanation of a failure that pytest could send as text only."""
+
+    def __init__(self, text: str, *, red: bool) -> None:
+        self._text = text
+        self._red = red
+
+    def __str__(self) -> str:
+        return self._text
+
+    def toterminal(self, writer: Any) -> None:
+        writer.line(self._text, red=self._red)
+
+
 class Replay:
     """Calls the hooks that pytest would have called had the tests run in this process."""
 
@@ -121,11 +135,14 @@ class Replay:
         )
 
     def _deserialise(self, data: Any) -> Any:
-        report = self._hook.pytest_report_from_serializable(
-            config=self._config, data=wire.unpack(data)
-        )
+        unpacked = wire.unpack(data)
+        is_text = unpacked.pop("shardrun_text", False)
+        report = self._hook.pytest_report_from_serializable(config=self._config, data=unpacked)
         if report is None:
             raise TypeError("no plugin can read a report that a shard sent")
+        if is_text:
+            # pytest's own colours.
+            report.longrepr = TextRepr(report.longrepr, red=report.when == "collect")
         return report
 
     def _report(self, attempt: Attempt, event: Reported) -> pytest.TestReport:

@@ -621,7 +621,7 @@ class Run:
                 tuple(test.reports),
                 tuple(test.warnings),
                 tuple(test.xml),
-                notices.Blame(ending, phase, text),
+                notices.Blame(ending, phase, text, life.broke_internally),
             )
         )
         return position
@@ -647,8 +647,11 @@ class Run:
         text = f"{life.attempt} {ending.reason}"
         if ending.kind is not EndingKind.NOT_LAUNCHED:
             text = f"{text} {where(life)}"
-        internal = bool(life.trouble) and not life.interrupted
-        self._tell(notices.Problem(life.attempt.shard, text, life.trouble or output, internal))
+        self._tell(
+            notices.Problem(
+                life.attempt.shard, text, life.trouble or output, life.broke_internally
+            )
+        )
 
     def _not_run(self, position: int, shard: int, reason: str) -> None:
         asked = self._stop is not None and self._stop.asked

@@ -108,6 +108,7 @@ class ShardTerminal:
     def collected(self, planned: notices.Planned, errors: int, skipped: int) -> None:
         """Say what was collected as pytest does, then the plan in a line."""
         self._collected = len(planned.items)
+        self.count_collected(len(planned.items) + len(planned.deselected))
         if self._verbosity < 0 or self._reporter is None:
             return
         deselected = len(planned.deselected)
@@ -124,7 +125,14 @@ class ShardTerminal:
         self._line(" / ".join(parts), bold=True)
         for line in planned.lines:
             self._line(line)
-        self._line(describe_plan(planned.plan))
+        if planned.items:
+            self._line(describe_plan(planned.plan))
+
+    def count_collected(self, count: int) -> None:
+        """Make pytest's last line say how many tests were collected."""
+        if self._reporter is not None:
+            # Counted where pytest collects, which is not in this process.
+            self._reporter._numcollected = count
 
     def show_plan(self, planned: notices.Planned) -> None:
         """Show which test goes to which shard; node ids alone with ``-q``."""

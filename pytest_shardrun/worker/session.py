@@ -80,8 +80,6 @@ class ShardWorker:
         option.usepdb = False
         option.numprocesses = None
         option.dist = "no"
-        # One failure can be enough here; any other count needs all shards.
-        option.maxfail = 1 if option.maxfail == 1 else 0
         xdist.stand_in_for_xdist(config)
         options.add_markers(config)
         return (yield)
@@ -150,6 +148,9 @@ class ShardWorker:
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         errors = session.testsfailed
         self._send("collected", len(session.items), _digest(session.items), errors)
+        if session.config.option.maxfail != 1:
+            # One failure is enough in any shard; to count more takes all of them.
+            session.config.option.maxfail = 0
         if errors and not session.config.option.continue_on_collection_errors:
             return True
         while self._prepare_next():
@@ -275,6 +276,9 @@ class ShardWorker:
                 f"no plugin can serialise a {type(report).__name__} for {report.nodeid}: "
                 "implement pytest_report_to_serializable"
             )
+        if isinstance(data.get("longrepr"), str) and not isinstance(report.longrepr, str):
+            # pytest keeps the text alone, but shows a text otherwise than an object.
+            data["shardrun_text"] = True
         return wire.pack(data, self._complain)
 
     def _complain(self, path: str, value: object) -> None:

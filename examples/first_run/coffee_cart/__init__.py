@@ -1,0 +1,1 @@
+"""A coffee cart: what it sells, takes, brews and prints."""

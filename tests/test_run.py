@@ -1,0 +1,1854 @@
+"""Histories of runs: what happens goes in, and what the run does about it is read as text."""
+
+from __future__ import annotations
+
+import hashlib
+import signal
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from pytest_shardrun import events, notices
+from pytest_shardrun.lifecycle import Step, after_interrupt, after_stop, at_once
+from pytest_shardrun.model import (
+    Attempt,
+    Ending,
+    EndingKind,
+    Exit,
+    Item,
+    Plan,
+    Policy,
+    ShardPlan,
+    Status,
+    Unit,
+)
+from pytest_shardrun.planning.durations import Durations
+from pytest_shardrun.planning.splitters import BUILT_IN, make_plan
+from pytest_shardrun.run import Action, End, Launch, Run, Send, Stop, Tell
+from pytest_shardrun.worker import wire
+
+ENDED: Final = Exit(code=0)
+SEGFAULT: Final = Exit(signal=int(signal.SIGSEGV))
+KILLED: Final = Exit(signal=int(signal.SIGKILL))
+
+FIRST_FAILURE: Final = Stop("stopping after 1 failures", asked=True, escalate=after_stop)
+CTRL_C: Final = Stop("interrupted by SIGINT", asked=True, escalate=after_interrupt)
+CTRL_C_AGAIN: Final = Stop(
+    "interrupted by SIGINT",
+    asked=True,
+    escalate=lambda reason, now, grace: at_once(Ending(EndingKind.STOPPED, reason), now),
+)
+
+
+def policy(
+    *,
+    jobs: int = 9,
+    shard_timeout: float | None = None,
+    run_timeout: float | None = None,
+    restarts: int | None = None,
+    steal: bool = True,
+) -> Policy:
+    return Policy(jobs, shard_timeout, run_timeout, grace=10.0, restarts=restarts, steal=steal)
+
+
+class Play:
+    """A run whose workers do what a test says, and which tells what it does about that.
+
+    A share is the names of the tests that the plan gives to a shard. Left out of the answers is
+    what always happens: the collection's handshake, hello and the start of a test.
+    """
+
+    def __init__(
+        self,
+        *shares: str,
+        serial: str = "",
+        policy: Policy = policy(),
+        plan_only: bool = False,
+        continue_on_collection_errors: bool = False,
+    ) -> None:
+        self._shares = [share.split() for share in shares]
+        self._serial = serial.split()
+        self._attempts: dict[int, Attempt] = {}
+        self._collections: dict[Attempt, list[str]] = {}
+        self._hands: dict[Attempt, deque[str]] = {}
+        self.now = 0.0
+        self.run = Run(
+            len(shares),
+            policy,
+            self._plan,
+            plan_only=plan_only,
+            continue_on_collection_errors=continue_on_collection_errors,
+        )
+
+    def _plan(self, items: Sequence[Item]) -> Plan:
+        at = {item.nodeid: position for position, item in enumerate(items)}
+        shards = (
+            ShardPlan(number, tuple(Unit((at[name],), 1.0) for name in share if name in at))
+            for number, share in enumerate(self._shares, start=1)
+        )
+        return Plan(tuple(shards), tuple(at[name] for name in self._serial), "0f", measured=False)
+
+    # What happens
+
+    def start(self) -> list[str]:
+        return self._told(self.run.start(self.now))
+
+    def tells(self, shard: int, event: events.Event) -> list[str]:
+        return self._told(self.run.happened(self._attempts[shard], event, self.now))
+
+    def hello(self, shard: int) -> list[str]:
+        return self.tells(shard, events.Hello({}))
+
+    def is_collecting(self, shard: int, file: str) -> None:
+        """It has said hello and imports a file at this moment."""
+        self.hello(shard)
+        self.tells(shard, events.Collecting(file))
+
+    def collects(self, shard: int, names: str | None = None, errors: int = 0) -> list[str]:
+        """It has collected these tests, or all of them, from a file for each first letter."""
+        everything = [*(name for share in self._shares for name in share), *self._serial]
+        found = everything if names is None else names.split()
+        self._collections[self._attempts[shard]] = found
+        digest = hashlib.sha256(" ".join(found).encode()).hexdigest()
+        self.hello(shard)
+        told = self.tells(shard, events.Collected(len(found), digest, errors))
+        if told == [f"list {self._named(self._attempts[shard])}"]:
+            rows: list[list[Any]] = [
+                [name, "test_it.py", 0, name, None, name in self._serial] for name in found
+            ]
+            told = self.tells(shard, events.Collection(rows, [], []))
+        return told
+
+    def starts(self, shard: int, name: str) -> list[str]:
+        return self.tells(shard, events.Started(self._place(shard, name)))
+
+    def reports(
+        self, shard: int, name: str, when: str, outcome: str = "passed", *, xfail: bool = False
+    ) -> list[str]:
+        event = events.Reported(self._place(shard, name), when, outcome, xfail, {})
+        return self.tells(shard, event)
+
+    def finishes(self, shard: int, name: str) -> list[str]:
+        hand = self._hands[self._attempts[shard]]
+        if name in hand:
+            hand.remove(name)
+        return self.tells(shard, events.Finished(self._place(shard, name), 1.0))
+
+    def passes(self, shard: int, name: str, outcome: str = "passed") -> list[str]:
+        self.starts(shard, name)
+        self.reports(shard, name, "setup")
+        self.reports(shard, name, "call", outcome)
+        self.reports(shard, name, "teardown")
+        return self.finishes(shard, name)
+
+    def runs_its_hand(self, shard: int) -> list[str]:
+        """It runs what it was sent and is sent meanwhile, then leaves if it was told to."""
+        told: list[str] = []
+        hand = self._hands[self._attempts[shard]]
+        while hand:
+            told += self.passes(shard, hand[0])
+        if f"finish {self._named(self._attempts[shard])}" in told:
+            told += self.leaves(shard)
+        return told
+
+    def says_goodbye(self, shard: int, status: int = 0) -> list[str]:
+        told = self.tells(shard, events.Finishing())
+        return told + self.tells(shard, events.Goodbye(status, {}))
+
+    def exits(self, shard: int, exit: Exit = ENDED, output: str = "") -> list[str]:
+        return self._told(self.run.exited(self._attempts[shard], exit, output, self.now))
+
+    def leaves(self, shard: int) -> list[str]:
+        return self.says_goodbye(shard) + self.exits(shard)
+
+    def cannot_start(self, shard: int, reason: str) -> list[str]:
+        return self._told(self.run.not_launched(self._attempts[shard], reason, self.now))
+
+    def breaks(self, shard: int, reason: str) -> list[str]:
+        return self._told(self.run.broke(self._attempts[shard], reason, self.now))
+
+    def stops(self, stop: Stop) -> list[str]:
+        return self._told(self.run.stop(stop, self.now))
+
+    def at(self, now: float) -> list[str]:
+        """The clock stands at ``now``."""
+        self.now = now
+        return self._told(self.run.time(now))
+
+    def closes(self) -> list[str]:
+        assert self.run.is_over
+        return self._told(self.run.close_books())
+
+    def statuses(self) -> dict[str, str]:
+        """What the ledger says about every test."""
+        return {
+            self.run.items[position].nodeid: entry.status.value
+            for position, entry in self.run.ledger.entries()
+        }
+
+    # What the run does
+
+    def _told(self, actions: list[Action]) -> list[str]:
+        return [text for action in actions if (text := self._text(action))]
+
+    def _text(self, action: Action) -> str:
+        match action:
+            case Launch(attempt, doomed):
+                self._attempts[attempt.shard] = attempt
+                self._hands[attempt] = deque()
+                without = f" without {' '.join(doomed)}" if doomed else ""
+                return f"launch {self._named(attempt)}{without}"
+            case Send(attempt, data):
+                return self._command(attempt, wire.decode(data))
+            case End(attempt, step):
+                return f"{step.value} {self._named(attempt)}"
+            case Tell(notice):
+                return self._notice(notice)
+
+    def _command(self, attempt: Attempt, command: list[Any]) -> str:
+        match command:
+            case ["run", places, more]:
+                names = [self._collections[attempt][place] for place in places]
+                self._hands[attempt].extend(names)
+                what = " ".join(names) or "nothing"
+                return f"run {self._named(attempt)}: {what}{'' if more else ', the last'}"
+            case [name]:
+                return f"{name} {self._named(attempt)}"
+            case _:
+                raise AssertionError(command)
+
+    def _notice(self, notice: notices.Notice) -> str:
+        match notice:
+            case notices.TestDone(_, _, item, status):
+                blame = notice.blame
+                why = f": {blame.ending.reason} ({blame.phase})" if blame is not None else ""
+                return f"{item.nodeid} {status.value}{why}"
+            case notices.TestNotRun(_, item, shard, reason, asked):
+                return f"{item.nodeid} not run: {shard}, {reason}{', as asked' if asked else ''}"
+            case notices.Problem(shard, text, _, internal):
+                return f"{'internal ' if internal else ''}problem {shard}: {text}"
+            case notices.AttemptEnded(attempt, ending):
+                return f"ended {self._named(attempt)}: {ending.reason}"
+            case notices.FoundLater(attempt, items):
+                names = " ".join(item.nodeid for item in items)
+                return f"found later {self._named(attempt)}: {names}"
+            case notices.CollectionFailed(count, errors):
+                return f"collection failed: {count} tests, {errors} errors"
+            case notices.CollectionRefused(messages):
+                return f"refused: {', '.join(messages)}"
+            case notices.SeenOutsideTests(attempt, event):
+                return f"outside {self._named(attempt)}: {type(event).__name__}"
+            case notices.Remark(text):
+                return f"remark: {text}"
+            case notices.StopAskedByTest(kind, reason, returncode):
+                return f"asked to {kind}: {reason}, {returncode}"
+            case _:
+                return ""
+
+    @staticmethod
+    def _named(attempt: Attempt) -> str:
+        return f"{attempt.shard}.{attempt.number}"
+
+    def _place(self, shard: int, name: str) -> int:
+        return self._collections[self._attempts[shard]].index(name)
+
+
+def begun(*shares: str, serial: str = "", policy: Policy = policy()) -> Play:
+    """All shards have collected the same tests."""
+    play = Play(*shares, serial=serial, policy=policy)
+    play.start()
+    for shard in range(1, len(shares) + 1):
+        play.collects(shard)
+    return play
+
+
+# A run in which nothing goes wrong
+
+
+def test_a_shard_is_sent_its_tests_two_ahead_and_then_dismissed() -> None:
+    play = Play("a b c")
+
+    assert play.start() == ["launch 1.1"]
+    assert play.hello(1) == []
+    assert not play.run.is_planned
+    assert play.collects(1) == ["run 1.1: a b"]
+    assert play.run.is_planned
+    assert play.passes(1, "a") == ["a passed", "run 1.1: c, the last"]
+    assert play.passes(1, "b") == ["b passed"]
+    assert play.passes(1, "c") == ["c passed", "finish 1.1"]
+    assert play.says_goodbye(1) == []
+    assert not play.run.is_over
+    assert play.exits(1) == ["ended 1.1: completed"]
+    assert play.run.is_over
+    assert play.closes() == []
+    assert play.statuses() == {"a": "passed", "b": "passed", "c": "passed"}
+
+
+def test_a_test_is_told_with_all_that_belongs_to_it_and_nothing_else() -> None:
+    play = begun("a b")
+    attempt = Attempt(1, 1)
+    warned = events.Warned(0, {}, "runtest", "a", None)
+    recorded = events.XmlRecorded("a", "name", "value")
+    suite = events.XmlRecorded(None, "name", "value")
+    of_setup = events.Reported(0, "setup", "passed", xfail=False, data="1")
+    of_call = events.Reported(0, "call", "passed", xfail=False, data="2")
+    play.starts(1, "a")
+    for event in (of_setup, warned, recorded, of_call):
+        assert play.tells(1, event) == []
+    assert play.tells(1, suite) == ["outside 1.1: XmlRecorded"]
+
+    done = play.run.happened(attempt, events.Finished(0, 2.5), 3.0)[0]
+
+    assert done == Tell(
+        notices.TestDone(
+            attempt,
+            0,
+            play.run.items[0],
+            Status.PASSED,
+            2.5,
+            (of_setup, of_call),
+            (warned,),
+            (recorded,),
+        )
+    )
+    assert play.tells(1, warned) == ["outside 1.1: Warned"]
+    assert play.tells(1, of_call) == ["outside 1.1: Reported"]
+    assert play.tells(1, recorded) == ["outside 1.1: XmlRecorded"]
+
+
+def test_the_plan_is_told_once_with_what_was_collected() -> None:
+    play = Play("a", "b")
+    play.start()
+    rows: list[list[Any]] = [
+        ["a", "test_a.py", 3, "a", "g", False],
+        ["b", "test_b.py", None, "b", None, True],
+        ["b", "test_b.py", None, "b", None, True],
+    ]
+    play.hello(1)
+    collected = events.Collected(3, "d", 0)
+    assert play.run.happened(Attempt(1, 1), collected, 0.0) == [
+        Send(Attempt(1, 1), events.LIST_COMMAND)
+    ]
+
+    actions = play.run.happened(Attempt(1, 1), events.Collection(rows, ["x"], ["line"]), 0.0)
+
+    assert [action for action in actions if isinstance(action, Tell)] == [
+        Tell(
+            notices.Planned(
+                (
+                    Item("a", ("test_a.py", 3, "a"), group="g"),
+                    Item("b", ("test_b.py", None, "b"), serial=True),
+                    Item("b", ("test_b.py", None, "b"), occurrence=1, serial=True),
+                ),
+                Plan(
+                    (
+                        ShardPlan(1, (Unit((0,), 1.0),)),
+                        ShardPlan(2, (Unit((2,), 1.0),)),
+                    ),
+                    (),
+                    "0f",
+                    measured=False,
+                ),
+                ["x"],
+                ["line"],
+            )
+        ),
+        Tell(notices.AttemptCollected(Attempt(1, 1), ["a", "b", "b"])),
+    ]
+    play.hello(2)
+    # The same digest, so the tests themselves need not be sent.
+    (joined, sent) = play.run.happened(Attempt(2, 1), collected, 0.0)
+    assert joined == Tell(notices.AttemptCollected(Attempt(2, 1), ["a", "b", "b"]))
+    assert sent == Send(Attempt(2, 1), events.run_command([2], more=False))
+
+
+def test_a_test_without_reports_was_not_run() -> None:
+    play = begun("a b")
+    play.starts(1, "a")
+
+    assert play.finishes(1, "a") == ["a not run", "a not run: 1, its plugins reported nothing"]
+    assert play.statuses() == {"a": "not run"}
+
+
+def test_a_run_without_tests_ends_by_itself() -> None:
+    play = Play("", "")
+    play.start()
+
+    assert play.collects(1, "") == ["finish 1.1", "kill 2.1"]
+    assert play.exits(2, KILLED) == ["ended 2.1: not needed"]
+    assert play.leaves(1) == ["ended 1.1: completed"]
+    assert play.run.is_over
+    assert play.closes() == []
+
+
+def test_values_that_became_text_are_worth_a_remark() -> None:
+    play = begun("a b")
+    play.starts(1, "a")
+
+    actions = play.run.happened(Attempt(1, 1), events.Lossy(0, "user_properties", "Thing"), 0.0)
+
+    text = "shard 1: user_properties of type Thing cannot be sent from a shard and became its text"
+    assert actions == [Tell(notices.Remark(text, "a"))]
+
+
+# Work that moves
+
+
+def test_a_shard_that_runs_dry_takes_over_what_another_was_not_sent() -> None:
+    play = begun("a", "b c d e")
+
+    assert play.passes(1, "a") == [
+        "a passed",
+        "run 1.1: e d, the last",
+        "run 2.1: nothing, the last",
+    ]
+
+
+def test_without_stealing_a_shard_that_runs_dry_leaves() -> None:
+    play = begun("a", "b c d e f", policy=policy(steal=False))
+
+    assert play.passes(1, "a") == ["a passed", "finish 1.1"]
+
+
+def test_an_idle_shard_takes_over_when_a_late_one_joins() -> None:
+    # reported: only the late shard is asked, so the idle one waits for its first test to end.
+    play = Play("a", "b c d e")
+    play.start()
+    play.collects(1)
+    play.passes(1, "a")
+
+    assert any(told.startswith("run 1.1: ") for told in play.collects(2))
+
+
+def test_shards_that_have_nothing_to_do_are_ended_while_they_collect() -> None:
+    play = Play("a b", "", "", policy=policy(steal=False))
+    play.start()
+    play.hello(2)
+
+    assert play.collects(1) == ["run 1.1: a b, the last", "kill 2.1", "kill 3.1"]
+    assert play.exits(2, KILLED) == ["ended 2.1: not needed"]
+    assert play.exits(3, KILLED) == ["ended 3.1: not needed"]
+    assert not play.run.is_over
+
+
+def test_serial_tests_run_alone_after_all_others() -> None:
+    play = begun("a b", "c d", serial="x y z")
+    told: list[str] = []
+    told += play.passes(1, "a") + play.passes(1, "b")
+    told += play.passes(2, "c")
+
+    assert "x" not in " ".join(told)
+    assert play.passes(2, "d") == ["d passed", "finish 2.1"]
+    assert play.leaves(2) == ["ended 2.1: completed", "run 1.1: x y"]
+    assert play.passes(1, "x") == ["x passed", "run 1.1: z, the last"]
+    assert play.passes(1, "y") == ["y passed"]
+    assert play.passes(1, "z") == ["z passed", "finish 1.1"]
+    assert play.leaves(1) == ["ended 1.1: completed"]
+    assert play.closes() == []
+
+
+def test_serial_tests_outlive_the_shard_that_ran_them() -> None:
+    play = begun("a", serial="x y z")
+    play.passes(1, "a")
+    play.starts(1, "x")
+
+    told = play.exits(1, SEGFAULT)
+
+    assert told == [
+        "x error: crashed with SIGSEGV (setup)",
+        "ended 1.1: crashed with SIGSEGV",
+        "launch 1.2",
+    ]
+    assert play.collects(1) == ["run 1.2: y z, the last"]
+
+
+# More shards than may run at once
+
+
+def test_shards_wait_for_a_free_place() -> None:
+    play = Play("a", "b", "c", policy=policy(jobs=2, steal=False))
+
+    assert play.start() == ["launch 1.1", "launch 2.1"]
+    assert play.collects(1) == ["run 1.1: a, the last"]
+    assert play.passes(1, "a") == ["a passed", "finish 1.1"]
+    assert play.leaves(1) == ["ended 1.1: completed", "launch 3.1"]
+    assert play.collects(2) == ["run 2.1: b, the last"]
+    play.passes(2, "b")
+    assert play.collects(3) == ["run 3.1: c, the last"]
+    assert play.passes(3, "c") == ["c passed", "finish 3.1", "finish 2.1"]
+    assert play.leaves(2) == ["ended 2.1: completed"]
+    assert play.leaves(3) == ["ended 3.1: completed"]
+    assert play.closes() == []
+
+
+def test_a_shard_that_crashed_keeps_its_place() -> None:
+    play = Play("a b", "c d", policy=policy(jobs=1, steal=False))
+    play.start()
+    play.collects(1)
+    play.starts(1, "a")
+
+    assert play.exits(1, SEGFAULT)[-1] == "launch 1.2"
+
+
+def test_a_place_that_becomes_free_for_ever_goes_to_a_waiting_shard() -> None:
+    play = Play("a b", "c d", policy=policy(jobs=1))
+    play.start()
+    play.collects(1)
+
+    assert play.exits(1, SEGFAULT) == [
+        "problem 1: shard 1 crashed with SIGSEGV before its first test",
+        "ended 1.1: crashed with SIGSEGV",
+        "launch 2.1",
+    ]
+    assert play.collects(2) == ["run 2.1: c d"]
+    assert play.runs_its_hand(2)[-1] == "ended 2.1: completed"
+    assert play.closes() == []
+    assert set(play.statuses().values()) == {"passed"}
+
+
+def test_a_waiting_shard_whose_tests_are_done_is_never_launched() -> None:
+    play = Play("a b", "", policy=policy(jobs=1))
+    play.start()
+    play.collects(1)
+
+    assert play.runs_its_hand(1)[-1] == "ended 1.1: completed"
+    assert play.run.is_over
+
+
+# Crashes
+
+
+def test_a_crash_is_the_running_test_s_and_the_rest_goes_on_in_the_next_attempt() -> None:
+    play = begun("a b c")
+    play.passes(1, "a")
+    play.starts(1, "b")
+    play.reports(1, "b", "setup")
+
+    told = play.exits(1, SEGFAULT, "Fatal Python error")
+
+    assert told == [
+        "b failed: crashed with SIGSEGV (call)",
+        "ended 1.1: crashed with SIGSEGV",
+        "launch 1.2",
+    ]
+    assert play.collects(1) == ["run 1.2: c, the last"]
+    assert play.passes(1, "c") == ["c passed", "finish 1.2"]
+    assert play.leaves(1) == ["ended 1.2: completed"]
+    assert play.closes() == []
+    assert play.statuses() == {"a": "passed", "b": "failed", "c": "passed"}
+
+
+@pytest.mark.parametrize(
+    ("reports", "expected"),
+    [
+        ([], "error: crashed with SIGSEGV (setup)"),
+        ([("setup", "passed")], "failed: crashed with SIGSEGV (call)"),
+        ([("setup", "passed"), ("call", "passed")], "error: crashed with SIGSEGV (teardown)"),
+        ([("setup", "passed"), ("call", "skipped")], "error: crashed with SIGSEGV (teardown)"),
+        # That it had failed by itself is the better news.
+        ([("setup", "passed"), ("call", "failed")], "failed: crashed with SIGSEGV (teardown)"),
+        ([("setup", "failed")], "failed: crashed with SIGSEGV (call)"),
+    ],
+)
+def test_the_phase_in_which_the_process_died_decides_the_status(
+    reports: list[tuple[str, str]], expected: str
+) -> None:
+    play = begun("a b")
+    play.starts(1, "a")
+    for when, outcome in reports:
+        play.reports(1, "a", when, outcome)
+
+    assert play.exits(1, SEGFAULT)[0] == f"a {expected}"
+
+
+@pytest.mark.parametrize(
+    ("exit", "reason"),
+    [
+        (Exit(code=0), "crashed with exit code 0"),
+        (Exit(code=3), "crashed with exit code 3"),
+        (Exit(signal=int(signal.SIGKILL)), "crashed with SIGKILL"),
+        (Exit(signal=int(signal.SIGKILL), out_of_memory=True), "out of memory"),
+    ],
+)
+def test_every_way_of_dying_is_a_crash_with_its_name(exit: Exit, reason: str) -> None:
+    play = begun("a b")
+    play.starts(1, "a")
+
+    assert play.exits(1, exit)[:2] == [f"a error: {reason} (setup)", f"ended 1.1: {reason}"]
+
+
+def test_the_blame_carries_what_the_process_wrote_last_and_the_time() -> None:
+    play = begun("a b")
+    play.now = 5.0
+    play.starts(1, "a")
+    report = events.Reported(0, "setup", "passed", xfail=False, data={})
+    play.tells(1, report)
+
+    done = play.run.exited(Attempt(1, 1), SEGFAULT, "the end", 7.5)[0]
+
+    assert done == Tell(
+        notices.TestDone(
+            Attempt(1, 1),
+            0,
+            play.run.items[0],
+            Status.FAILED,
+            2.5,
+            (report,),
+            blame=notices.Blame(
+                Ending(EndingKind.CRASHED, "crashed with SIGSEGV"), "call", "the end"
+            ),
+        )
+    )
+
+
+def test_every_test_may_crash() -> None:
+    play = Play("a b c")
+    play.start()
+    for name in "abc":
+        play.collects(1)
+        play.starts(1, name)
+        told = play.exits(1, SEGFAULT)
+
+    assert told == ["c error: crashed with SIGSEGV (setup)", "ended 1.3: crashed with SIGSEGV"]
+    assert play.run.is_over
+    assert play.closes() == []
+    assert set(play.statuses().values()) == {"error"}
+
+
+def test_a_crash_between_two_tests_is_nobody_s_and_the_run_goes_on() -> None:
+    play = begun("a b")
+    play.passes(1, "a")
+
+    assert play.exits(1, SEGFAULT) == [
+        "problem 1: shard 1 crashed with SIGSEGV between two tests",
+        "ended 1.1: crashed with SIGSEGV",
+        "launch 1.2",
+    ]
+    assert play.collects(1) == ["run 1.2: b, the last"]
+
+
+def test_a_crash_after_the_last_test_is_a_problem_of_the_run() -> None:
+    play = begun("a")
+    assert play.passes(1, "a") == ["a passed", "finish 1.1"]
+    play.tells(1, events.Finishing())
+
+    assert play.exits(1, SEGFAULT) == [
+        "problem 1: shard 1 crashed with SIGSEGV after its last test, while the session finished",
+        "ended 1.1: crashed with SIGSEGV",
+    ]
+    assert play.run.is_over
+
+
+def test_a_crash_of_an_attempt_that_got_nowhere_ends_the_effort() -> None:
+    # reported: the tests are told with shard 0.
+    play = begun("a b")
+
+    assert play.exits(1, SEGFAULT) == [
+        "problem 1: shard 1 crashed with SIGSEGV before its first test",
+        "ended 1.1: crashed with SIGSEGV",
+    ]
+    assert play.closes() == [
+        "a not run: 1, shard 1 crashed with SIGSEGV before its first test",
+        "b not run: 1, shard 1 crashed with SIGSEGV before its first test",
+    ]
+    assert play.statuses() == {"a": "not run", "b": "not run"}
+
+
+def test_others_take_over_from_a_shard_that_is_given_up() -> None:
+    play = begun("a b c", "d e f")
+
+    told = play.exits(1, SEGFAULT)
+
+    assert told[0] == "problem 1: shard 1 crashed with SIGSEGV before its first test"
+    told = play.runs_its_hand(2)
+    assert told[-1] == "ended 2.1: completed"
+    assert play.closes() == []
+    assert play.statuses() == dict.fromkeys("abcdef", "passed")
+
+
+def test_without_stealing_nobody_takes_over_from_a_shard_that_is_given_up() -> None:
+    # reported: each gets shard 0 and the reason of the first shard that was given up.
+    play = begun("a b", "c", policy=policy(steal=False))
+    play.exits(1, SEGFAULT)
+    play.exits(2, Exit(code=3))
+
+    assert play.closes() == [
+        "a not run: 1, shard 1 crashed with SIGSEGV before its first test",
+        "b not run: 1, shard 1 crashed with SIGSEGV before its first test",
+        "c not run: 2, shard 2 crashed with exit code 3 before its first test",
+    ]
+
+
+def test_the_number_of_restarts_is_that_of_the_whole_run() -> None:
+    play = begun("a b c", "d e f", policy=policy(restarts=1, steal=False))
+    play.starts(1, "a")
+    assert play.exits(1, SEGFAULT)[-1] == "launch 1.2"
+    play.starts(2, "d")
+
+    assert play.exits(2, SEGFAULT) == [
+        "d error: crashed with SIGSEGV (setup)",
+        "ended 2.1: crashed with SIGSEGV",
+    ]
+    play.collects(1)
+    play.runs_its_hand(1)
+    reason = "shard 2 crashed with SIGSEGV, and --shard-restarts allows no more"
+    # reported: the tests are told with shard 0.
+    assert play.closes() == [f"e not run: 2, {reason}", f"f not run: 2, {reason}"]
+
+
+def test_no_restart_at_all() -> None:
+    # reported: the test is told with shard 0.
+    play = begun("a b", policy=policy(restarts=0))
+    play.starts(1, "a")
+
+    assert play.exits(1, SEGFAULT) == [
+        "a error: crashed with SIGSEGV (setup)",
+        "ended 1.1: crashed with SIGSEGV",
+    ]
+    reason = "shard 1 crashed with SIGSEGV, and --shard-restarts allows no more"
+    assert play.closes() == [f"b not run: 1, {reason}"]
+
+
+def test_an_attempt_that_cannot_be_launched_is_not_tried_again() -> None:
+    # reported: a shard that was given up before there was a plan keeps its tests for itself.
+    play = Play("a", "b")
+    play.start()
+
+    assert play.cannot_start(1, "no such image") == [
+        "problem 1: shard 1 no such image",
+        "ended 1.1: no such image",
+    ]
+    assert play.collects(2) == ["run 2.1: b a, the last"]
+
+
+def test_a_run_in_which_nothing_can_be_launched_is_over() -> None:
+    play = Play("a", "b")
+    play.start()
+    play.cannot_start(1, "no such image")
+    play.cannot_start(2, "no such image")
+
+    assert play.run.is_over
+    assert play.run.is_planned
+    assert play.closes() == []
+
+
+def test_a_stream_that_broke_ends_its_attempt_at_once() -> None:
+    play = begun("a b")
+    play.starts(1, "a")
+
+    assert play.breaks(1, "its stream broke: not an event: b'?'") == ["kill 1.1"]
+    assert play.exits(1, KILLED) == [
+        "a error: crashed: its stream broke: not an event: b'?' (setup)",
+        "ended 1.1: crashed: its stream broke: not an event: b'?'",
+        "launch 1.2",
+    ]
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        events.Started(7),
+        events.Started(-1),
+        events.Finished(0, 1.0),
+        events.Collection([["a", "b"]], [], []),
+    ],
+    ids=["unknown place", "negative place", "not begun", "rows of another shape"],
+)
+def test_an_event_that_cannot_be_ends_its_attempt_and_not_the_run(event: events.Event) -> None:
+    # reported: the controller ends with IndexError, AssertionError or ValueError, or a negative
+    # place begins another test.
+    play = begun("a b")
+
+    assert play.tells(1, event) == ["kill 1.1"]
+
+
+# Deaths while collecting
+
+
+def test_what_killed_a_process_while_it_was_imported_fails_in_the_next_attempts() -> None:
+    play = Play("a")
+    play.start()
+    play.is_collecting(1, "test_x.py")
+
+    assert play.exits(1, SEGFAULT) == ["ended 1.1: crashed with SIGSEGV", "launch 1.2 without test_x.py"]
+    play.is_collecting(1, "test_y.py")
+    assert play.exits(1, SEGFAULT) == [
+        "ended 1.2: crashed with SIGSEGV",
+        "launch 1.3 without test_x.py test_y.py",
+    ]
+
+
+def test_the_reason_of_the_death_is_what_the_doomed_collector_reports() -> None:
+    play = Play("a")
+    play.start()
+    play.is_collecting(1, "test_x.py")
+
+    actions = play.run.exited(Attempt(1, 1), SEGFAULT, "the stack", 0.0)
+
+    assert actions[-1] == Launch(
+        Attempt(1, 2),
+        {"test_x.py": "shard 1 crashed with SIGSEGV while importing test_x.py\n\nthe stack"},
+    )
+
+
+def test_a_death_while_collecting_costs_no_restart() -> None:
+    play = Play("a b", policy=policy(restarts=0))
+    play.start()
+    play.is_collecting(1, "test_x.py")
+
+    assert play.exits(1, SEGFAULT)[-1] == "launch 1.2 without test_x.py"
+
+
+def test_shards_that_die_of_the_same_file_learn_of_it_together() -> None:
+    play = Play("a", "b")
+    play.start()
+    play.is_collecting(1, "test_x.py")
+    play.is_collecting(2, "test_x.py")
+
+    assert play.exits(1, SEGFAULT)[-1] == "launch 1.2 without test_x.py"
+    assert play.exits(2, SEGFAULT)[-1] == "launch 2.2 without test_x.py"
+
+
+def test_a_shard_that_dies_although_the_file_is_not_imported_is_given_up() -> None:
+    play = Play("a")
+    play.start()
+    play.is_collecting(1, "test_x.py")
+    play.exits(1, SEGFAULT)
+    play.is_collecting(1, "test_x.py")
+
+    assert play.exits(1, SEGFAULT) == [
+        "problem 1: shard 1 attempt 2 crashed with SIGSEGV while collecting test_x.py",
+        "ended 1.2: crashed with SIGSEGV",
+    ]
+    assert play.run.is_over
+
+
+@pytest.mark.parametrize(
+    ("has_said_hello", "where"), [(False, "before pytest had started"), (True, "while collecting")]
+)
+def test_a_death_that_nothing_is_to_blame_for_ends_the_effort(
+    has_said_hello: bool, where: str
+) -> None:
+    play = Play("a")
+    play.start()
+    if has_said_hello:
+        play.hello(1)
+
+    assert play.exits(1, Exit(code=1)) == [
+        f"problem 1: shard 1 crashed with exit code 1 {where}",
+        "ended 1.1: crashed with exit code 1",
+    ]
+    assert play.run.is_over
+
+
+def test_a_hang_while_collecting_dooms_the_file_as_well() -> None:
+    play = Play("a", policy=policy(shard_timeout=60.0))
+    play.start()
+    play.is_collecting(1, "test_x.py")
+
+    assert play.at(60.0) == ["stacks 1.1"]
+    assert play.exits(1, KILLED) == [
+        "ended 1.1: timed out after 60 s (--shard-timeout)",
+        "launch 1.2 without test_x.py",
+    ]
+
+
+# Collection errors
+
+
+def test_collection_errors_end_the_run_as_pytest_s_own_do() -> None:
+    play = Play("a", "b")
+    play.start()
+    play.hello(2)
+
+    assert play.collects(1, "a", errors=2) == [
+        "collection failed: 1 tests, 2 errors",
+        "stop 1.1",
+        "kill 2.1",
+    ]
+    assert play.exits(2, KILLED) == ["ended 2.1: interrupted by collection errors"]
+    assert play.leaves(1) == ["ended 1.1: completed"]
+    assert play.run.is_over
+    assert play.closes() == []
+
+
+def test_a_shard_that_alone_cannot_collect_is_given_up() -> None:
+    play = Play("a", "b")
+    play.start()
+    play.collects(1)
+
+    assert play.collects(2, "a", errors=1) == []
+    assert play.leaves(2) == ["ended 2.1: completed", "run 1.1: b, the last"]
+    play.runs_its_hand(1)
+    assert play.closes() == []
+    assert play.statuses() == {"a": "passed", "b": "passed"}
+
+
+def test_the_run_goes_on_in_spite_of_collection_errors_if_that_was_asked_for() -> None:
+    play = Play("a b", continue_on_collection_errors=True)
+    play.start()
+
+    assert play.collects(1, "a b", errors=1) == ["run 1.1: a b, the last"]
+
+
+def test_a_refusal_of_the_arguments_ends_the_run_at_once() -> None:
+    play = Play("a", "b")
+    play.start()
+    play.hello(1)
+
+    assert play.tells(1, events.UsageRefused(["no such file"])) == [
+        "refused: no such file",
+        "kill 1.1",
+        "kill 2.1",
+    ]
+    assert play.exits(1, KILLED) == ["ended 1.1: pytest refused the arguments"]
+    assert play.exits(2, KILLED) == ["ended 2.1: pytest refused the arguments"]
+    assert play.run.is_over
+
+
+def test_a_refusal_after_the_plan_was_made_leaves_nobody_green() -> None:
+    # reported: the tests that don't run count as asked for, and the run ends with exit code 0.
+    play = Play("a", "b", policy=policy(jobs=1, steal=False))
+    play.start()
+    play.collects(1)
+    play.runs_its_hand(1)
+    play.hello(2)
+
+    play.tells(2, events.UsageRefused(["no such file"]))
+
+    play.exits(2, KILLED)
+    (told,) = play.closes()
+    assert told.startswith("b not run: 2, ")
+    assert "as asked" not in told
+
+
+# Different collections
+
+
+def test_a_test_is_sent_only_to_shards_that_have_it() -> None:
+    play = Play("a b", "c d")
+    play.start()
+    play.collects(1)
+
+    assert play.collects(2, "c b") == ["run 2.1: c, the last"]
+    assert play.passes(1, "a") == ["a passed", "run 1.1: d, the last"]
+    assert play.passes(2, "c") == ["c passed"]
+    assert play.passes(1, "b") == ["b passed"]
+    assert play.passes(1, "d") == ["d passed", "finish 1.1", "finish 2.1"]
+
+
+def test_a_test_that_no_shard_can_run_any_more_is_named() -> None:
+    play = begun("a b")
+    play.starts(1, "a")
+    play.exits(1, SEGFAULT)
+
+    told = play.collects(1, "a")
+
+    assert told == ["finish 1.2"]
+    play.leaves(1)
+    assert play.closes() == ["b not run: 0, no shard collected it that could run it"]
+
+
+def test_what_one_shard_finds_in_addition_it_runs_itself() -> None:
+    play = Play("a", "b")
+    play.start()
+    play.collects(1)
+
+    told = play.collects(2, "b c d")
+
+    assert told[0] == "found later 2.1: c d"
+    told += play.runs_its_hand(2)
+    play.runs_its_hand(1)
+    assert {"c passed", "d passed"} <= set(told)
+    assert play.statuses() == dict.fromkeys("abcd", "passed")
+
+
+def test_a_shard_that_collects_in_another_order_runs_the_right_tests() -> None:
+    play = Play("a b", "c d")
+    play.start()
+    play.collects(1, "a b c d")
+
+    assert play.collects(2, "d c b a") == ["run 2.1: c d, the last"]
+    assert play.passes(2, "c")[0] == "c passed"
+
+
+# Timeouts
+
+
+def test_a_timeout_climbs_from_the_stacks_to_the_kill() -> None:
+    play = begun("a b", policy=policy(shard_timeout=60.0))
+    play.starts(1, "a")
+    play.reports(1, "a", "setup")
+
+    assert play.run.next_time() == 60.0
+    assert play.at(59.9) == []
+    assert play.at(60.0) == ["stacks 1.1"]
+    assert play.run.next_time() == 60.5
+    assert play.at(60.4) == []
+    assert play.at(60.5) == ["terminate 1.1"]
+    assert play.run.next_time() == 70.5
+    assert play.at(70.4) == []
+    assert play.at(70.5) == ["kill 1.1"]
+    assert play.run.next_time() is None
+    assert play.at(99.0) == []
+    assert play.exits(1, KILLED, "stacks") == [
+        "a failed: timed out after 60 s (--shard-timeout) (call)",
+        "ended 1.1: timed out after 60 s (--shard-timeout)",
+        "launch 1.2",
+    ]
+    assert play.run.next_time() == 99.0 + 60.0
+
+
+def test_a_process_that_ends_when_it_is_asked_to_is_not_killed() -> None:
+    play = begun("a", policy=policy(shard_timeout=60.0))
+    play.starts(1, "a")
+    play.at(60.0)
+    play.at(60.5)
+
+    assert play.exits(1, Exit(signal=int(signal.SIGTERM))) == [
+        "a error: timed out after 60 s (--shard-timeout) (setup)",
+        "ended 1.1: timed out after 60 s (--shard-timeout)",
+    ]
+    assert play.run.is_over
+
+
+def test_a_late_look_at_the_clock_takes_all_steps_that_are_due() -> None:
+    play = begun("a", policy=policy(shard_timeout=60.0))
+    play.starts(1, "a")
+    play.at(60.0)
+
+    assert play.at(200.0) == ["terminate 1.1", "kill 1.1"]
+
+
+def test_a_timeout_that_came_to_nothing_is_forgotten() -> None:
+    play = begun("a", policy=policy(shard_timeout=60.0))
+    play.starts(1, "a")
+    play.at(60.0)
+
+    assert play.finishes(1, "a")[-1] == "finish 1.1"
+    assert play.leaves(1) == ["ended 1.1: completed"]
+
+
+def test_a_shard_that_waits_for_others_is_given_more_time() -> None:
+    play = begun("a", "b", policy=policy(shard_timeout=60.0))
+    play.starts(2, "b")
+    play.passes(1, "a")
+
+    assert play.at(60.0) == ["stacks 2.1"]
+    assert play.run.next_time() == 60.5
+
+
+def test_a_shard_that_does_not_begin_what_it_was_sent_times_out() -> None:
+    # reported: between two tests it counts as waiting for others, and is given more time for ever.
+    play = begun("a b", policy=policy(shard_timeout=60.0))
+
+    assert play.at(60.0) == ["stacks 1.1"]
+
+
+def test_a_shard_that_does_not_leave_when_it_was_dismissed_times_out() -> None:
+    # reported: it counts as waiting for others, and is given more time for ever.
+    play = begun("a", policy=policy(shard_timeout=60.0))
+    assert play.passes(1, "a") == ["a passed", "finish 1.1"]
+
+    assert play.at(60.0) == ["stacks 1.1"]
+
+
+def test_the_end_of_a_session_may_time_out_too() -> None:
+    play = begun("a", policy=policy(shard_timeout=60.0))
+    play.passes(1, "a")
+    play.tells(1, events.Finishing())
+
+    assert play.at(60.0) == ["stacks 1.1"]
+    reason = "timed out after 60 s (--shard-timeout)"
+    assert play.exits(1, KILLED) == [
+        f"problem 1: shard 1 {reason} after its last test, while the session finished",
+        f"ended 1.1: {reason}",
+    ]
+
+
+def test_a_run_that_takes_too_long_ends_with_the_stacks_of_all_shards() -> None:
+    play = begun("a b", "c d", policy=policy(run_timeout=60.0))
+    play.starts(1, "a")
+    play.starts(2, "c")
+
+    reason = "the run timed out after 60 s (--shard-run-timeout)"
+    assert play.run.next_time() == 60.0
+    assert play.at(60.0) == [f"problem 0: {reason}", "stacks 1.1", "stacks 2.1"]
+    assert play.at(60.5) == ["terminate 1.1", "terminate 2.1"]
+    assert play.at(70.5) == ["kill 1.1", "kill 2.1"]
+    assert play.exits(1, KILLED) == [f"a error: {reason} (setup)", f"ended 1.1: {reason}"]
+    assert play.exits(2, KILLED) == [f"c error: {reason} (setup)", f"ended 2.1: {reason}"]
+    assert play.run.is_over
+    assert play.closes() == [f"b not run: 1, {reason}", f"d not run: 2, {reason}"]
+
+
+# The end of an attempt
+
+
+def test_a_goodbye_without_running_is_no_completion() -> None:
+    play = begun("a b", "c d", policy=policy(steal=False))
+
+    assert play.leaves(1) == ["ended 1.1: completed"]
+    play.runs_its_hand(2)
+    reason = "shard 1 ended without running all of its tests"
+    # reported: the tests are told with shard 0.
+    assert play.closes() == [f"{name} not run: 1, {reason}" for name in "ab"]
+
+
+def test_a_goodbye_in_the_middle_of_a_test_is_no_completion() -> None:
+    play = begun("a b")
+    play.starts(1, "a")
+
+    assert play.leaves(1) == [
+        "a error: crashed with exit code 0 (setup)",
+        "ended 1.1: crashed with exit code 0",
+        "launch 1.2",
+    ]
+
+
+def test_a_goodbye_before_anything_was_collected_makes_the_run_red() -> None:
+    # reported: nothing is told, so a run of such shards looks as if there were no tests.
+    play = Play("a")
+    play.start()
+    play.hello(1)
+
+    assert play.leaves(1)[0].startswith("problem 1: ")
+
+
+@pytest.mark.parametrize("exit", [Exit(code=1), SEGFAULT], ids=str)
+def test_a_bad_end_after_the_goodbye_is_a_problem_of_the_run(exit: Exit) -> None:
+    play = begun("a")
+    play.passes(1, "a")
+    play.says_goodbye(1)
+
+    reason = f"crashed with {exit} while the interpreter ended"
+    assert play.exits(1, exit) == [
+        f"problem 1: shard 1 {reason} after its goodbye",
+        f"ended 1.1: {reason}",
+    ]
+    assert play.run.is_over
+    assert play.closes() == []
+
+
+def test_an_interpreter_that_does_not_end_after_its_goodbye_is_ended() -> None:
+    play = begun("a", policy=policy(shard_timeout=60.0))
+    play.passes(1, "a")
+    play.now = 5.0
+    play.says_goodbye(1)
+
+    assert play.run.next_time() == 15.0
+    assert play.at(15.0) == ["stacks 1.1"]
+    assert play.at(15.5) == ["terminate 1.1"]
+    assert play.at(25.5) == ["kill 1.1"]
+    reason = "still running 10 s after its goodbye"
+    assert play.exits(1, KILLED) == [
+        f"problem 1: shard 1 {reason} after its goodbye",
+        f"ended 1.1: {reason}",
+    ]
+
+
+def test_what_plugins_want_the_controller_to_have_comes_with_the_end() -> None:
+    play = begun("a")
+    play.passes(1, "a")
+    play.tells(1, events.Goodbye(0, {"cov": 1}))
+
+    told = play.run.exited(Attempt(1, 1), ENDED, "", 4.0)
+
+    completed = Ending(EndingKind.COMPLETED, "completed")
+    assert told == [Tell(notices.AttemptEnded(Attempt(1, 1), completed, {"cov": 1}, 4.0))]
+
+
+def test_what_comes_from_an_older_attempt_is_dropped() -> None:
+    play = begun("a b")
+    old = Attempt(1, 1)
+    play.starts(1, "a")
+    play.exits(1, SEGFAULT)
+    play.collects(1)
+    play.starts(1, "b")
+
+    assert play.run.happened(old, events.Finished(1, 1.0), 0.0) == []
+    assert play.run.happened(old, events.InternalError("late"), 0.0) == []
+    assert play.run.broke(old, "late", 0.0) == []
+    assert play.run.exited(old, SEGFAULT, "", 0.0) == []
+    assert play.finishes(1, "b")[0] == "b not run"
+    assert play.leaves(1)[-1] == "ended 1.2: completed"
+
+
+# What breaks out of tests
+
+
+def test_a_keyboard_interrupt_in_a_test_is_that_test_s() -> None:
+    play = begun("a b")
+    play.starts(1, "a")
+    play.reports(1, "a", "setup")
+    play.tells(1, events.Interrupted("KeyboardInterrupt in test_a"))
+
+    told = play.leaves(1)
+
+    assert told == [
+        "a failed: crashed with KeyboardInterrupt (call)",
+        "ended 1.1: crashed with KeyboardInterrupt",
+        "launch 1.2",
+    ]
+
+
+def test_an_internal_error_during_a_test_is_that_test_s() -> None:
+    play = begun("a b")
+    play.starts(1, "a")
+    play.tells(1, events.InternalError("a plugin broke"))
+    play.says_goodbye(1, status=3)
+
+    done = play.run.exited(Attempt(1, 1), ENDED, "output", 0.0)[0]
+
+    assert isinstance(done, Tell)
+    assert isinstance(done.notice, notices.TestDone)
+    assert done.notice.status is Status.ERROR
+    assert done.notice.blame == notices.Blame(
+        Ending(EndingKind.CRASHED, "crashed with internal error"),
+        "setup",
+        "a plugin broke\noutput",
+    )
+
+
+def test_an_internal_error_outside_tests_is_a_problem_of_the_run() -> None:
+    play = begun("a")
+    play.passes(1, "a")
+    play.tells(1, events.InternalError("a plugin broke"))
+    play.says_goodbye(1, status=3)
+
+    told = play.run.exited(Attempt(1, 1), ENDED, "output", 0.0)
+
+    assert told[0] == Tell(
+        notices.Problem(
+            1, "shard 1 crashed with internal error after its goodbye", "a plugin broke", True
+        )
+    )
+
+
+def test_pytest_exit_ends_the_run() -> None:
+    play = begun("a b", "c d")
+    play.starts(2, "c")
+    play.starts(1, "a")
+
+    assert play.tells(1, events.ExitAsked("enough", 7)) == [
+        "asked to exit: enough, 7",
+        "stop 1.1",
+        "stop 2.1",
+    ]
+    assert play.leaves(1) == ["ended 1.1: completed"]
+    assert play.finishes(2, "c")[0] == "c not run"
+    play.leaves(2)
+    assert play.closes() == [
+        f"{name} not run: {shard}, pytest.exit: enough, as asked"
+        for name, shard in (("a", 1), ("b", 1), ("d", 2))
+    ]
+
+
+@pytest.mark.parametrize("kind", ["stop", "fail"])
+def test_a_test_may_ask_to_stop_the_session(kind: str) -> None:
+    play = begun("a b", "c d")
+    play.passes(1, "a", "failed")
+
+    assert play.tells(1, events.StopAsked(kind, "enough")) == [
+        f"asked to {kind}: enough, None",
+        "stop 1.1",
+        "stop 2.1",
+    ]
+
+
+# Stopping the whole run
+
+
+def test_after_the_first_failure_running_tests_may_end_and_no_others_begin() -> None:
+    play = begun("a b c", "d e f")
+    play.passes(1, "a", "failed")
+    play.starts(2, "d")
+
+    assert play.stops(FIRST_FAILURE) == ["stop 1.1", "stop 2.1"]
+    assert play.run.stopped is FIRST_FAILURE
+    assert play.finishes(2, "d")[1:] == ["d not run: 2, its plugins reported nothing"]
+    assert play.leaves(2) == ["ended 2.1: completed"]
+    assert play.leaves(1) == ["ended 1.1: completed"]
+    assert play.run.is_over
+    assert sorted(play.closes()) == [
+        f"{name} not run: {shard}, stopping after 1 failures, as asked"
+        for name, shard in (("b", 1), ("c", 1), ("e", 2), ("f", 2))
+    ]
+
+
+def test_a_test_that_goes_on_after_the_first_failure_is_interrupted_then_killed() -> None:
+    play = begun("a b", "c d")
+    play.passes(1, "a", "failed")
+    play.starts(2, "c")
+    play.now = 100.0
+    play.stops(FIRST_FAILURE)
+    play.leaves(1)
+
+    assert play.run.next_time() == 110.0
+    assert play.at(110.0) == ["interrupt 2.1"]
+    assert play.at(120.0) == ["kill 2.1"]
+    assert play.exits(2, KILLED) == ["ended 2.1: stopping after 1 failures"]
+    assert play.closes()[1] == "c not run: 2, stopping after 1 failures, as asked"
+
+
+def test_a_stop_ends_shards_that_still_collect_and_those_that_wait() -> None:
+    play = Play("a", "b", "c", policy=policy(jobs=2))
+    play.start()
+    play.collects(1)
+    play.hello(2)
+
+    assert play.stops(FIRST_FAILURE) == ["stop 1.1", "kill 2.1"]
+    play.exits(2, KILLED)
+    assert play.leaves(1) == ["ended 1.1: completed"]
+    assert play.run.is_over
+
+
+def test_ctrl_c_interrupts_all_shards_and_kills_them_after_the_grace() -> None:
+    play = begun("a b", "c d")
+    play.starts(1, "a")
+
+    assert play.stops(CTRL_C) == ["interrupt 1.1", "interrupt 2.1"]
+    assert play.at(9.9) == []
+    assert play.at(10.0) == ["kill 1.1", "kill 2.1"]
+    assert play.exits(1, KILLED) == ["ended 1.1: interrupted by SIGINT"]
+    assert play.exits(2, KILLED) == ["ended 2.1: interrupted by SIGINT"]
+    assert len(play.closes()) == 4
+
+
+def test_a_shard_that_ctrl_c_interrupted_takes_its_leave() -> None:
+    play = begun("a b")
+    play.starts(1, "a")
+    play.stops(CTRL_C)
+    play.tells(1, events.Interrupted("KeyboardInterrupt"))
+
+    assert play.leaves(1) == ["ended 1.1: interrupted by SIGINT"]
+    assert play.closes() == [
+        "a not run: 1, interrupted by SIGINT, as asked",
+        "b not run: 1, interrupted by SIGINT, as asked",
+    ]
+
+
+def test_the_second_ctrl_c_kills_at_once() -> None:
+    play = begun("a b", "c d")
+    play.stops(CTRL_C)
+
+    assert play.stops(CTRL_C_AGAIN) == ["kill 1.1", "kill 2.1"]
+
+
+def test_the_second_ctrl_c_also_kills_what_does_not_end_after_its_goodbye() -> None:
+    # reported: a shard that has said goodbye keeps its twice the grace.
+    play = begun("a")
+    play.passes(1, "a")
+    play.says_goodbye(1)
+    play.stops(CTRL_C)
+
+    assert play.stops(CTRL_C_AGAIN) == ["kill 1.1"]
+
+
+def test_ctrl_c_is_faster_than_a_timeout_but_does_not_wait_longer() -> None:
+    play = begun("a", policy=policy(shard_timeout=60.0))
+    play.starts(1, "a")
+    play.at(60.0)
+
+    # The timeout's own kill comes sooner than that of an interrupt would.
+    play.now = 61.0
+    assert play.stops(CTRL_C) == ["terminate 1.1"]
+    assert play.at(70.5) == ["kill 1.1"]
+
+
+def test_a_stop_does_not_rewrite_the_end_of_a_process_that_was_killed_already() -> None:
+    # reported: once no step is left any later escalation counts as faster.
+    play = begun("a b", "c d", policy=policy(shard_timeout=60.0))
+    play.starts(1, "a")
+    play.at(60.0)
+    play.at(70.5)
+
+    play.stops(FIRST_FAILURE)
+
+    assert play.exits(1, KILLED)[0] == "a error: timed out after 60 s (--shard-timeout) (setup)"
+
+
+def test_a_crash_during_the_grace_of_a_stop_is_still_a_crash() -> None:
+    # reported: it counts as stopped, and the test that crashed as not run.
+    play = begun("a b", "c d")
+    play.starts(2, "c")
+    play.passes(1, "a", "failed")
+    play.stops(FIRST_FAILURE)
+
+    assert play.exits(2, SEGFAULT)[0] == "c error: crashed with SIGSEGV (setup)"
+
+
+def test_a_stop_before_anything_was_launched_or_collected_leaves_nothing() -> None:
+    play = Play("a", "b", policy=policy(jobs=1))
+    play.start()
+
+    assert play.stops(CTRL_C_AGAIN) == ["kill 1.1"]
+    play.exits(1, KILLED)
+    assert play.run.is_over
+    assert play.run.is_planned
+    assert play.closes() == []
+
+
+# The plan alone
+
+
+def test_only_one_shard_collects_where_only_the_plan_is_wanted() -> None:
+    play = Play("a", "b", plan_only=True)
+
+    assert play.start() == ["launch 1.1"]
+    assert play.collects(1) == ["finish 1.1"]
+    assert play.run.is_planned
+    assert play.leaves(1) == ["ended 1.1: completed"]
+    assert play.run.is_over
+
+
+def test_where_only_the_plan_is_wanted_no_test_is_missing() -> None:
+    # reported: every test is told as not run without having been asked, and the run is red.
+    play = Play("a", "b", plan_only=True)
+    play.start()
+    play.collects(1)
+    play.leaves(1)
+
+    assert [told for told in play.closes() if "as asked" not in told] == []
+
+
+def test_books_are_closed_once() -> None:
+    play = begun("a b")
+    play.exits(1, SEGFAULT)
+
+    assert len(play.closes()) == 2
+    assert play.closes() == []
+
+
+# Any history at all
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What there is to collect, and how."""
+
+    #: Tests by file.
+    files: dict[str, list[str]]
+    serial: frozenset[str]
+    grouped: frozenset[str]
+    #: Tests that end without a report.
+    silent: frozenset[str]
+    #: By shard: what it does not collect.
+    lacks: dict[int, frozenset[str]]
+    continue_on_collection_errors: bool
+
+    def row(self, nodeid: str) -> list[Any]:
+        group = "g" if nodeid in self.grouped else None
+        return [nodeid, "", None, nodeid, group, nodeid in self.serial]
+
+
+class Worker:
+    """A process that does what a worker does, until something happens to it."""
+
+    def __init__(self, world: World, launch: Launch, *, is_deaf: bool) -> None:
+        self.attempt = launch.attempt
+        #: Deaf to SIGINT and SIGTERM.
+        self.is_deaf = is_deaf
+        self.is_hung = False
+        self.exit: Exit | None = None
+        self.running: int | None = None
+        #: Sent and not finished.
+        self.sent: set[int] = set()
+        self.was_told_to_finish = False
+        self._world = world
+        self._doomed = launch.doomed.keys() & world.files.keys()
+        lacks = world.lacks.get(launch.attempt.shard, frozenset())
+        self.nodeids = [
+            nodeid
+            for file, nodeids in world.files.items()
+            if file not in self._doomed
+            for nodeid in nodeids
+            if nodeid not in lacks
+        ]
+        self._commands: deque[list[Any]] = deque()
+        self._hand: deque[int] = deque()
+        self._more = True
+        self._is_finishing = False
+        self._session = self._collect_and_run()
+
+    def obey(self, command: list[Any]) -> None:
+        self._commands.append(command)
+        self.was_told_to_finish = self.was_told_to_finish or command == ["finish"]
+
+    def step(self) -> events.Event | None:
+        """What it says next; None where it waits for the controller or has exited."""
+        if self.is_hung or self.exit is not None:
+            return None
+        try:
+            return next(self._session)
+        except StopIteration:
+            self.exit = ENDED
+            return None
+
+    def die(self, exit: Exit) -> None:
+        if self.exit is None:
+            self.exit = exit
+
+    def leave(self, *last_words: events.Event) -> None:
+        """It says this, and goodbye."""
+        self._session = iter([*last_words, events.Finishing(), events.Goodbye(2, {})])
+
+    def suffer(self, step: Step) -> None:
+        match step:
+            case Step.KILL:
+                self.die(KILLED)
+            case Step.TERMINATE if not self.is_deaf:
+                self.die(Exit(signal=int(signal.SIGTERM)))
+            case Step.INTERRUPT if not self.is_deaf and not self.is_hung:
+                self.leave(events.Interrupted("KeyboardInterrupt"))
+            case _:
+                pass
+
+    def _collect_and_run(self) -> Iterator[events.Event | None]:
+        yield events.Hello({})
+        for file in self._world.files:
+            yield events.Collecting(file)
+            if file in self._doomed:
+                yield events.CollectReport({})
+        digest = hashlib.sha256(" ".join(self.nodeids).encode()).hexdigest()
+        yield events.Collected(len(self.nodeids), digest, len(self._doomed))
+        if not self._doomed or self._world.continue_on_collection_errors:
+            yield from self._run()
+        yield events.Finishing()
+        yield events.Goodbye(0, {})
+
+    def _run(self) -> Iterator[events.Event | None]:
+        while True:
+            while self._commands or self._must_wait():
+                if not self._commands:
+                    yield None
+                elif (command := self._commands.popleft()) == ["list"]:
+                    yield events.Collection([self._world.row(each) for each in self.nodeids], [], [])
+                else:
+                    self._take(command)
+            if not self._hand:
+                return
+            place = self.running = self._hand.popleft()
+            yield events.Started(place)
+            if self.nodeids[place] not in self._world.silent:
+                for when in ("setup", "call", "teardown"):
+                    yield events.Reported(place, when, "passed", xfail=False, data={})
+            self.running = None
+            yield events.Finished(place, 0.01)
+
+    def _must_wait(self) -> bool:
+        """The last test is held until it is known whether another follows."""
+        return not self._is_finishing and len(self._hand) <= int(self._more)
+
+    def _take(self, command: list[Any]) -> None:
+        match command:
+            case ["run", places, more]:
+                self._hand.extend(places)
+                self._more = more
+            case ["finish"]:
+                self._is_finishing = True
+            case ["stop"]:
+                self._hand.clear()
+                self._is_finishing = True
+            case _:
+                raise AssertionError(command)
+
+
+@st.composite
+def worlds(draw: st.DrawFn) -> World:
+    sizes = draw(st.lists(st.integers(0, 4), max_size=4))
+    files = {f"f{at}": [f"f{at}::{n}" for n in range(size)] for at, size in enumerate(sizes)}
+    nodeids = [nodeid for each in files.values() for nodeid in each]
+    some = st.frozensets(st.sampled_from(nodeids), max_size=3) if nodeids else st.just(frozenset())
+    few = st.one_of(st.just(frozenset()), some)
+    return World(
+        files,
+        serial=draw(few),
+        grouped=draw(few),
+        silent=draw(few),
+        lacks=draw(st.one_of(st.just({}), st.dictionaries(st.integers(1, 4), some, max_size=2))),
+        continue_on_collection_errors=draw(st.booleans()),
+    )
+
+
+class AnyHistory(RuleBasedStateMachine):
+    """Workers that run, wait, hang, die, leave and break as they like."""
+
+    @initialize(
+        world=worlds(),
+        shards=st.integers(1, 4),
+        jobs=st.integers(1, 5),
+        shard_timeout=st.sampled_from([None, 30.0]),
+        run_timeout=st.sampled_from([None, None, 300.0]),
+        restarts=st.sampled_from([None, None, 0, 2]),
+        steal=st.booleans(),
+        splitter=st.sampled_from(["duration", "count", "hash"]),
+    )
+    def begin(
+        self,
+        world: World,
+        shards: int,
+        jobs: int,
+        shard_timeout: float | None,
+        run_timeout: float | None,
+        restarts: int | None,
+        steal: bool,
+        splitter: str,
+    ) -> None:
+        self.world = world
+        self.shards = shards
+        self.policy = Policy(jobs, shard_timeout, run_timeout, 10.0, restarts, steal)
+        self.now = 0.0
+        self.workers: dict[Attempt, Worker] = {}
+        self.launches = 0
+        self.done: Counter[int] = Counter()
+        self.not_run: Counter[int] = Counter()
+        self.statuses: dict[int, Status] = {}
+        self.ended: list[tuple[Attempt, Ending]] = []
+        self.problems: list[str] = []
+        self.left_in_order: set[int] = set()
+        self.next_launch_fails = False
+        self.next_is_deaf = False
+        #: Nothing has happened that should not.
+        self.is_harmless = not world.silent
+        self.run = Run(
+            shards,
+            self.policy,
+            lambda items: make_plan(
+                items,
+                Durations(),
+                shards=shards,
+                splitter=BUILT_IN[splitter],
+                scope="auto",
+            ),
+            continue_on_collection_errors=world.continue_on_collection_errors,
+        )
+        self.perform(self.run.start(self.now))
+
+    # What may happen
+
+    @precondition(lambda self: self.workers)
+    @rule(data=st.data(), steps=st.integers(1, 12))
+    def work(self, data: st.DataObject, steps: int) -> None:
+        attempt = self.some_attempt(data)
+        for _ in range(steps):
+            if attempt in self.workers:
+                self.advance(self.workers[attempt])
+
+    @rule(steps=st.integers(1, 40))
+    def all_work(self, steps: int) -> None:
+        for _ in range(steps):
+            for worker in list(self.workers.values()):
+                self.advance(worker)
+
+    @rule(seconds=st.sampled_from([0.1, 1.0, 9.0, 30.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+        self.perform(self.run.time(self.now))
+
+    @precondition(lambda self: self.workers)
+    @rule(
+        data=st.data(),
+        exit=st.sampled_from([Exit(code=0), Exit(code=1), SEGFAULT, Exit(None, 9, True)]),
+    )
+    def die(self, data: st.DataObject, exit: Exit) -> None:
+        self.some_worker(data).die(exit)
+
+    @precondition(lambda self: self.workers)
+    @rule(data=st.data())
+    def hang(self, data: st.DataObject) -> None:
+        worker = self.some_worker(data)
+        worker.is_hung = True
+
+    @precondition(lambda self: self.workers)
+    @rule(data=st.data())
+    def leave_early(self, data: st.DataObject) -> None:
+        self.some_worker(data).leave()
+
+    @precondition(lambda self: self.workers)
+    @rule(data=st.data(), internal=st.booleans())
+    def break_off(self, data: st.DataObject, internal: bool) -> None:
+        word = events.InternalError("oops") if internal else events.Interrupted("oops")
+        self.some_worker(data).leave(word)
+
+    @precondition(lambda self: self.workers)
+    @rule(data=st.data())
+    def send_nonsense(self, data: st.DataObject) -> None:
+        worker = self.some_worker(data)
+        self.perform(self.run.broke(worker.attempt, "nonsense", self.now))
+
+    @precondition(lambda self: self.workers)
+    @rule(data=st.data(), unlikely=st.integers(0, 7))
+    def ask_to_stop(self, data: st.DataObject, unlikely: int) -> None:
+        if unlikely == 0:
+            self.some_worker(data).leave(events.StopAsked("stop", "enough"))
+        elif unlikely == 1:
+            self.some_worker(data).leave(events.ExitAsked("enough", None))
+        elif unlikely == 2:
+            self.some_worker(data).leave(events.UsageRefused(["no such file"]))
+
+    @rule(unlikely=st.integers(0, 4), stop=st.sampled_from([FIRST_FAILURE, CTRL_C, CTRL_C_AGAIN]))
+    def be_stopped(self, unlikely: int, stop: Stop) -> None:
+        if unlikely == 0:
+            self.is_harmless = False
+            self.perform(self.run.stop(stop, self.now))
+
+    @rule(fails=st.booleans(), is_deaf=st.booleans())
+    def have_bad_luck_later(self, fails: bool, is_deaf: bool) -> None:
+        self.next_launch_fails = fails
+        self.next_is_deaf = is_deaf
+
+    @precondition(lambda self: self.ended)
+    @rule(data=st.data())
+    def hear_from_the_dead(self, data: st.DataObject) -> None:
+        attempt, _ = data.draw(st.sampled_from(self.ended))
+        assert self.run.happened(attempt, events.Started(0), self.now) == []
+        assert self.run.happened(attempt, events.Finished(0, 1.0), self.now) == []
+        assert self.run.exited(attempt, SEGFAULT, "", self.now) == []
+
+    def some_attempt(self, data: st.DataObject) -> Attempt:
+        return data.draw(st.sampled_from(list(self.workers)))
+
+    def some_worker(self, data: st.DataObject) -> Worker:
+        self.is_harmless = False
+        return self.workers[self.some_attempt(data)]
+
+    # What the run does about it
+
+    def advance(self, worker: Worker) -> bool:
+        """Let a worker do one thing; False where it cannot."""
+        event = worker.step()
+        if event is not None:
+            self.perform(self.run.happened(worker.attempt, event, self.now))
+            return True
+        if worker.exit is None or worker.attempt not in self.workers:
+            return False
+        del self.workers[worker.attempt]
+        self.perform(self.run.exited(worker.attempt, worker.exit, "", self.now))
+        return True
+
+    def perform(self, actions: list[Action]) -> None:
+        for action in actions:
+            match action:
+                case Launch(attempt):
+                    self.launch(action)
+                case Send(attempt, data):
+                    self.send(self.workers[attempt], wire.decode(data))
+                case End(attempt, step):
+                    if attempt in self.workers:
+                        self.workers[attempt].suffer(step)
+                case Tell(notice):
+                    self.note(notice)
+
+    def launch(self, launch: Launch) -> None:
+        self.launches += 1
+        files, tests = len(self.world.files), sum(map(len, self.world.files.values()))
+        assert self.launches <= self.shards * (files + 1) + tests, "attempts without end"
+        if self.next_launch_fails:
+            self.next_launch_fails = False
+            self.is_harmless = False
+            self.perform(self.run.not_launched(launch.attempt, "no place", self.now))
+            return
+        self.workers[launch.attempt] = Worker(self.world, launch, is_deaf=self.next_is_deaf)
+        assert len(self.workers) <= self.policy.jobs
+
+    def send(self, worker: Worker, command: list[Any]) -> None:
+        worker.obey(command)
+        if command[0] != "run":
+            return
+        at = {item.nodeid: position for position, item in enumerate(self.run.items)}
+        for place in command[1]:
+            position = at[worker.nodeids[place]]
+            assert all(position not in other.sent for other in self.workers.values()), "twice"
+            assert position not in self.statuses, "after its end"
+            worker.sent.add(position)
+
+    def note(self, notice: notices.Notice) -> None:
+        match notice:
+            case notices.TestDone(attempt, position, _, status):
+                self.done[position] += 1
+                self.statuses[position] = status
+                if attempt in self.workers:
+                    self.workers[attempt].sent.remove(position)
+            case notices.TestNotRun(position, _, _, reason):
+                assert reason
+                self.not_run[position] += 1
+                self.statuses[position] = Status.NOT_RUN
+            case notices.AttemptEnded(attempt, ending):
+                self.ended.append((attempt, ending))
+            case notices.Problem(_, text):
+                self.problems.append(text)
+            case _:
+                pass
+
+    @invariant()
+    def what_was_told_is_in_the_ledger(self) -> None:
+        if hasattr(self, "run"):
+            entries = {position: entry.status for position, entry in self.run.ledger.entries()}
+            assert entries == self.statuses
+            assert len(self.run.ledger) == len(self.run.items)
+
+    # The end
+
+    def teardown(self) -> None:
+        if not hasattr(self, "run"):
+            return
+        for _ in range(3000):
+            if self.run.is_over:
+                break
+            self.go_on()
+        assert self.run.is_over, "the run does not end"
+        assert self.run.is_planned
+        assert not self.workers
+        self.perform(self.run.close_books())
+        self.what_was_told_is_in_the_ledger()
+        self.check_the_books()
+
+    def go_on(self) -> None:
+        """Let everybody who can do something; else time passes; else the hung ones are killed."""
+        if any([self.advance(worker) for worker in list(self.workers.values())]):
+            return
+        next_time = self.run.next_time()
+        if next_time is not None:
+            self.now = max(self.now, next_time)
+            self.perform(self.run.time(self.now))
+            return
+        hung = [worker for worker in self.workers.values() if worker.is_hung]
+        assert hung, "all wait for each other"
+        for worker in hung:
+            worker.die(KILLED)
+
+    def check_the_books(self) -> None:
+        positions = range(len(self.run.items))
+        for position in positions:
+            told = (self.done[position], self.not_run[position])
+            expected = {(1, 0), (0, 1)}
+            if self.statuses[position] is Status.NOT_RUN:
+                expected = {(0, 1), (1, 1)}
+            assert told in expected, self.run.items[position]
+        assert sum(self.run.ledger.sums().values()) == len(positions)
+        assert len(self.ended) == self.launches
+        restarts = self.policy.restarts
+        if restarts is not None:
+            # A death while collecting dooms a file for each shard once, and costs nothing.
+            most = self.shards * (1 + len(self.world.files)) + restarts
+            assert self.launches <= most
+        if self.is_harmless and not self.world.lacks:
+            assert set(self.statuses.values()) <= {Status.PASSED}
+            assert self.problems == []
+            assert len(positions) == sum(map(len, self.world.files.values()))
+
+
+TestAnyHistory = AnyHistory.TestCase
+TestAnyHistory.settings = settings(
+    max_examples=150,
+    stateful_step_count=30,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
