@@ -1,4 +1,4 @@
-"""Runs a pytest suite in shards; extended by hooks, not imported.
+"""A pytest plugin; extended by hooks, not imported.
 
 A worker imports this package before pytest is there to rewrite assertions: PYTEST_DONT_REWRITE
 """

@@ -1,4 +1,4 @@
-"""What can happen in a shard, and what it can be told."""
+"""What shards tell and can be told."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The life of one attempt, and how it is ended."""
+"""The life of an attempt and its end."""
 
 from __future__ import annotations
 

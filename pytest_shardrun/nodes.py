@@ -1,4 +1,4 @@
-"""Shards as plugins written for pytest-xdist want to see them."""
+"""Shards as plugins of pytest-xdist see them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The entry point: options, hooks, and who does the work."""
+"""The entry point: options, hooks, wiring."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Notices of a run as calls of pytest's own hooks."""
+"""A run's notices as calls of pytest's hooks."""
 
 from __future__ import annotations
 

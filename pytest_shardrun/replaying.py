@@ -1,4 +1,4 @@
-"""Runs again, in this process, what a shard of an earlier run ran."""
+"""Runs a shard's tests again, in this process."""
 
 from __future__ import annotations
 

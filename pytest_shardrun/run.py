@@ -1,4 +1,4 @@
-"""A run from launch to closed books: what happens goes in, actions come out."""
+"""A run, from launch to closed books."""
 
 from __future__ import annotations
 
@@ -648,9 +648,7 @@ class Run:
         if ending.kind is not EndingKind.NOT_LAUNCHED:
             text = f"{text} {where(life)}"
         self._tell(
-            notices.Problem(
-                life.attempt.shard, text, life.trouble or output, life.broke_internally
-            )
+            notices.Problem(life.attempt.shard, text, life.trouble or output, life.broke_internally)
         )
 
     def _not_run(self, position: int, shard: int, reason: str) -> None:

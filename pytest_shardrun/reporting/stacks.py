@@ -1,4 +1,4 @@
-"""Stacks as faulthandler writes them, cut to what a person looks for."""
+"""faulthandler's stacks, cut to what matters."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What runs inside a shard: the standard library and pytest only."""
+"""What runs inside a shard."""

@@ -1,4 +1,4 @@
-"""The command line options and ini names, as a table."""
+"""The options and ini names, as a table."""
 
 from __future__ import annotations
 

@@ -14,8 +14,8 @@ from typing import Any, Final
 import pytest
 
 from . import options, terminal, wire, xdist
-from .boot import Stream
 from .recorder import record_xml
+from .stream import Stream
 
 #: How pytest_shardrun.plugin knows that it is in a worker and has nothing to do.
 PLUGIN_NAME: Final = "shardrun-worker"
