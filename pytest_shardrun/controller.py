@@ -65,6 +65,7 @@ class Controller:
         self._refused: list[str] | None = None
         self._collection_errors = 0
         self._stop_asked: notices.StopAskedByTest | None = None
+        self._remarks: set[str] = set()
         self._red = False
         self._internal_error = False
         self._journal: Journal | None = None
@@ -136,7 +137,6 @@ class Controller:
             self._wanted_stop,
         )
         self._open.enter_context(self._supervisor.signals())
-        self._open.callback(self._supervisor.close)
 
     def _durations_file(self) -> Path | None:
         # Absent with -p no:cacheprovider.
@@ -174,6 +174,12 @@ class Controller:
     def _complain(self, text: str) -> None:
         self._config.issue_config_time_warning(pytest.PytestWarning(f"shardrun: {text}"), 2)
 
+    def _remark(self, text: str) -> None:
+        # Each report of a test carries the same properties.
+        if text not in self._remarks:
+            self._remarks.add(text)
+            self._complain(text)
+
     def _plan(self, items: Sequence[Item]) -> Plan:
         file = self._durations_file()
         durations = Durations()
@@ -193,8 +199,7 @@ class Controller:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         self._supervisor.run_until(lambda: False)
-        for action in self._run.close_books():
-            self._tell(action.notice)  # type: ignore[union-attr]
+        self._close_books()
         self._config.hook.pytest_shardrun_finished(config=self._config, run_id=self._run_id)
         self._terminal.add_stats()
         if self._settings.plan_only and self._planned is not None:
@@ -204,6 +209,10 @@ class Controller:
             # pytest's exit code 1, although no test has failed.
             session.testsfailed = 1
         return True
+
+    def _close_books(self) -> None:
+        for notice in self._run.close_books():
+            self._tell(notice)
 
     def _raise_early_end(self, session: pytest.Session) -> None:
         """End the session as pytest would have, had it run the tests itself."""
@@ -226,11 +235,11 @@ class Controller:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> Any:
         # Also after an exception in a hook of this process: no shard survives, no test is lost.
-        self._open.close()
         if hasattr(self, "_run"):
-            for action in self._run.close_books():
-                self._tell(action.notice)  # type: ignore[union-attr]
+            self._supervisor.close()
+            self._close_books()
             self._save()
+        self._open.close()
         if self._internal_error and session.exitstatus in (0, 1):
             session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
         return (yield)
@@ -399,16 +408,22 @@ class Controller:
                     )
             case notices.AttemptEnded():
                 self._end_attempt(notice)
-            case notices.Remark(text, _):
-                self._complain(text)
-            case notices.StopAskedByTest(kind, reason):
-                self._stop_asked = notice
-                if kind == "fail":
-                    self._session.shouldfail = self._session.shouldfail or reason
-                elif kind == "stop":
-                    self._session.shouldstop = self._session.shouldstop or reason
+            case notices.Remark(text):
+                self._remark(text)
+            case notices.StopAskedByTest():
+                self._note_stop(notice)
             case notices.TestStarted():
                 pass
+
+    def _note_stop(self, asked: notices.StopAskedByTest) -> None:
+        if self._stop_asked is not None:
+            # In one process the second would not have come to ask.
+            return
+        self._stop_asked = asked
+        if asked.kind == "fail":
+            self._session.shouldfail = self._session.shouldfail or asked.reason
+        elif asked.kind == "stop":
+            self._session.shouldstop = self._session.shouldstop or asked.reason
 
     def _replay_test(self, done: notices.TestDone) -> None:
         reports = self._replay.test_done(done)

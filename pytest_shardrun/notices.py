@@ -163,7 +163,6 @@ class Remark:
     """Something worth a warning that leaves the outcome as it is."""
 
     text: str
-    nodeid: str = ""
 
 
 @final

@@ -140,6 +140,10 @@ class Replay:
         report = self._hook.pytest_report_from_serializable(config=self._config, data=unpacked)
         if report is None:
             raise TypeError("no plugin can read a report that a shard sent")
+        context = unpacked.get("_subtest.context")
+        if context is not None and hasattr(report, "context"):
+            # pytest takes the repr of these texts as if they were the values themselves.
+            object.__setattr__(report.context, "kwargs", context["kwargs"])
         if is_text:
             # pytest's own colours.
             report.longrepr = TextRepr(report.longrepr, red=report.when == "collect")

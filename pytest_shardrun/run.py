@@ -245,9 +245,9 @@ class Run:
         """The tests by position, in the order of collection."""
         return self._items
 
-    def close_books(self) -> list[Action]:
+    def close_books(self) -> list[notices.TestNotRun]:
         """Give every test that has none its final status; call it once, when the run is over."""
-        if self._books_closed:
+        if self._books_closed or self._plan_only:
             return []
         self._books_closed = True
         homes = {
@@ -256,14 +256,19 @@ class Run:
             if self._dispatcher is not None
             for position in self._dispatcher.unfinished(shard.number)
         }
+        missing = []
         for position in self.ledger.open_positions():
             number = homes.get(position, 0)
             if self._stop is not None:
                 reason = self._stop.reason
             else:
                 reason = self._why_stranded(number)
-            self._not_run(position, number, reason)
-        return self._take_actions()
+            asked = self._stop is not None and self._stop.asked
+            self.ledger.close(position, Entry(Status.NOT_RUN, number, reason))
+            missing.append(
+                notices.TestNotRun(position, self._items[position], number, reason, asked)
+            )
+        return missing
 
     def _why_stranded(self, number: int) -> str:
         if number and self._shards[number].given_up:
@@ -347,9 +352,13 @@ class Run:
             case events.Lossy(_, path, type_name):
                 self._tell(
                     notices.Remark(
-                        f"{life.attempt}: {path or 'a value'} of type {type_name} cannot be sent "
-                        "from a shard and became its text",
-                        self._items[life.running].nodeid if life.running is not None else "",
+                        f"{path or 'a value'} of type {type_name} cannot be sent from a shard and "
+                        "became its text"
+                        + (
+                            f" ({self._items[life.running].nodeid})"
+                            if life.running is not None
+                            else ""
+                        )
                     )
                 )
             case events.StopAsked(kind, reason):
@@ -650,11 +659,6 @@ class Run:
         self._tell(
             notices.Problem(life.attempt.shard, text, life.trouble or output, life.broke_internally)
         )
-
-    def _not_run(self, position: int, shard: int, reason: str) -> None:
-        asked = self._stop is not None and self._stop.asked
-        self.ledger.close(position, Entry(Status.NOT_RUN, shard, reason))
-        self._tell(notices.TestNotRun(position, self._items[position], shard, reason, asked))
 
     # Actions
 

@@ -70,10 +70,12 @@ RECIPES: Final[dict[str, Recipe]] = {
     "itsdangerous": Recipe(requirements=("freezegun",)),
     "jinja2": Recipe(requirements=("trio",)),
     "pytest-asyncio": Recipe(arguments=("tests",)),
-    "python-dateutil": Recipe(requirements=("freezegun", "hypothesis", "pytest-cov", "six")),
+    "python-dateutil": Recipe(
+        requirements=("attrs", "freezegun", "hypothesis", "pytest-cov", "six")
+    ),
     "starlette": Recipe(requirements=("starlette[full]", "httpx2[zstd]", "blockbuster", "trio")),
     "tomlkit": Recipe(requirements=("PyYAML",)),
-    "wcwidth": Recipe(requirements=("pytest-benchmark", "pytest-codspeed")),
+    "wcwidth": Recipe(requirements=("pytest-benchmark", "pytest-codspeed", "pytest-cov")),
     # The development server's reloader watches the file system of the whole environment.
     "werkzeug": Recipe(arguments=("-m", "not dev_server")),
 }

@@ -98,8 +98,8 @@ WAYS: Final = (
     Way("os.kill(os.getpid(), signal.SIGKILL)", "SIGKILL"),
     Way("os.kill(os.getpid(), signal.SIGTERM)", "SIGTERM"),
 )
-#: One for each way of leaving: by itself, with a code, by a signal.
-FEW_WAYS: Final = (WAYS[0], WAYS[1], WAYS[2], WAYS[5])
+#: Without a word, with a stack, by a signal from outside.
+FEW_WAYS: Final = (WAYS[0], WAYS[2], WAYS[5])
 
 #: In each module, the test called ``test_dies`` is to blame, and the others are innocent.
 PHASES: Final = {
@@ -515,7 +515,7 @@ def test_a_death_in_the_session_finish_keeps_all_results_and_names_the_shards(
     assert way.stack in finished.stdout
 
 
-@pytest.mark.parametrize("way", FEW_WAYS[1:], ids=str)
+@pytest.mark.parametrize("way", (WAYS[1], *FEW_WAYS[1:]), ids=str)
 def test_a_death_at_exit_keeps_all_results_and_names_the_shards(tmp_path: Path, way: Way) -> None:
     files = {
         "death.py": death(way),
@@ -766,6 +766,31 @@ def test_a_process_that_cannot_exit_keeps_its_results_but_not_its_life(
     # Whether a process that has said goodbye and does not go makes the run red is left open.
     assert finished.code in (0, 1), finished.describe()
     check_books(finished, code=finished.code, kinds={**hang, **HEALTHY_KINDS})
+
+
+@pytest.mark.parametrize("hook", ["pytest_configure(config)", "pytest_sessionfinish(session)"])
+def test_a_shard_that_hangs_outside_its_tests_is_stopped_and_named(
+    tmp_path: Path, hook: str
+) -> None:
+    files = {
+        "conftest.py": f"""
+            import os, time
+
+            def {hook}:
+                if "PYTEST_XDIST_WORKER" in os.environ:
+                    hangs()
+
+            def hangs():
+                time.sleep(1000)
+        """,
+        "test_healthy.py": HEALTHY,
+    }
+
+    finished = run(tmp_path, files, *ONE_SHARD, *SHORT_LIMITS, within=SOON)
+
+    check_books(finished, code=1, kinds=HEALTHY_KINDS if "session" in hook else {})
+    assert finished.has_line_with("shard 1", "timed out"), finished.describe()
+    assert "in hangs" in finished.stdout
 
 
 def test_a_run_timeout_stops_everything_and_says_so_of_each_test(tmp_path: Path) -> None:

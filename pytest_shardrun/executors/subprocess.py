@@ -193,4 +193,8 @@ def _read(descriptor: int) -> bytes:
 def _interpreter_flags() -> list[str]:
     # -O, -W, -X and their like of this very interpreter; multiprocessing relies on it, too.
     flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    for name, value in sys._xoptions.items():
+        flag = name if value is True else f"{name}={value}"
+        if flag not in flags:
+            flags += ["-X", flag]
     return flags

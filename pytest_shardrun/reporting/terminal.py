@@ -76,14 +76,14 @@ class ShardTerminal:
         self._config = config
         self._run_id = run_id
         self._reporter: Any = config.pluginmanager.get_plugin("terminalreporter")
-        self._partial: dict[Attempt, bytes] = {}
+        self._unshown: dict[Attempt, bytes] = {}
         self._problems: list[notices.Problem] = []
         self._not_run: list[notices.TestNotRun] = []
         self._collected = 0
         self._started = time.monotonic()
         self._figures = Figures()
         self._replay_line = ""
-        self._shows_output = _wants_output(config)
+        self._shows_output_at_once = _wants_output(config)
 
     @property
     def _verbosity(self) -> int:
@@ -92,6 +92,7 @@ class ShardTerminal:
     def note(self, notice: notices.Notice) -> None:
         """Take in what the run tells."""
         self._figures.note(notice, time.monotonic())
+        self._settle_output(notice)
         match notice:
             case notices.Problem():
                 self._problems.append(notice)
@@ -109,7 +110,7 @@ class ShardTerminal:
         """Say what was collected as pytest does, then the plan in a line."""
         self._collected = len(planned.items)
         self.count_collected(len(planned.items) + len(planned.deselected))
-        if self._verbosity < 0 or self._reporter is None:
+        if self._reporter is None or self._verbosity < 0:
             return
         deselected = len(planned.deselected)
         found = self._collected + deselected
@@ -159,17 +160,38 @@ class ShardTerminal:
                 self._line(nodeid if quiet else f"  {nodeid}")
 
     def show_output(self, attempt: Attempt, data: bytes) -> None:
-        """Show what a shard writes, line by line with its name; empty data is the end."""
-        if not self._shows_output or self._reporter is None:
-            return
-        *lines, rest = (self._partial.pop(attempt, b"") + data).split(b"\n")
-        if rest and not data:
+        """Take what a shard writes past pytest's capture; empty data is the end.
+
+        It is shown line by line with the shard's name: at once with ``-s`` and its like, else when
+        the test that was running is done, unless it becomes part of the report of a crash.
+        """
+        self._unshown[attempt] = self._unshown.get(attempt, b"") + data
+        if self._shows_output_at_once:
+            self._show_unshown(attempt, partial=not data)
+
+    def _show_unshown(self, attempt: Attempt, *, partial: bool) -> None:
+        *lines, rest = self._unshown.pop(attempt, b"").split(b"\n")
+        if rest and partial:
             lines.append(rest)
         elif rest:
-            self._partial[attempt] = rest
+            self._unshown[attempt] = rest
         for line in lines:
             text = line.decode("utf-8", "backslashreplace").rstrip("\r")
             self._line(f"[shard {attempt.shard}] {text}")
+
+    def _settle_output(self, notice: notices.Notice) -> None:
+        match notice:
+            case notices.TestDone(attempt) if notice.blame is None:
+                self._show_unshown(attempt, partial=True)
+            case notices.AttemptEnded(attempt, ending) if ending.kind is EndingKind.COMPLETED:
+                self._show_unshown(attempt, partial=True)
+            case notices.AttemptCollected(attempt) | notices.AttemptEnded(attempt):
+                # Every shard says the same when it starts; what it said when it crashed is shown
+                # with the crash.
+                if not self._shows_output_at_once:
+                    self._unshown.pop(attempt, None)
+            case _:
+                pass
 
     def offer_replay(self, arguments: str) -> None:
         """Remember the options that a replay needs besides its name."""
@@ -192,7 +214,7 @@ class ShardTerminal:
         if self._reporter is None:
             return
         self._summarise_not_run()
-        if self._verbosity >= 0 and self._collected:
+        if self._verbosity >= 0 and self._figures.statuses:
             self._summarise_shards()
         self._offer_replays()
 

@@ -31,10 +31,10 @@ class XmlRecorder:
         self.family = family
         self._record = record
 
-    def node_reporter(self, report: pytest.TestReport | str) -> NodeRecorder:
+    def node_reporter(self, report: object) -> NodeRecorder:
         """The recorder of a test, by its node id or one of its reports."""
-        nodeid = report if isinstance(report, str) else report.nodeid
-        return NodeRecorder(nodeid, self._record)
+        # A node id is a str or, since pytest 9, an object of its own.
+        return NodeRecorder(str(getattr(report, "nodeid", report)), self._record)
 
     def add_global_property(self, name: str, value: object) -> None:
         """Add a property of the whole suite."""

@@ -148,7 +148,7 @@ class ShardWorker:
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         errors = session.testsfailed
         self._send("collected", len(session.items), _digest(session.items), errors)
-        if session.config.option.maxfail != 1:
+        if session.config.option.maxfail and session.config.option.maxfail != 1:
             # One failure is enough in any shard; to count more takes all of them.
             session.config.option.maxfail = 0
         if errors and not session.config.option.continue_on_collection_errors:

@@ -6,6 +6,8 @@ from typing import Any, Final
 
 import pytest
 
+from . import xdist_fixtures
+
 #: The name under which plugins ask whether pytest-xdist is there.
 NAME: Final = "xdist"
 
@@ -34,27 +36,13 @@ class NodeHooks:
         """A test is blamed for the end of its process; ``report`` may be changed."""
 
 
-class StandIn:
-    """Answers for pytest-xdist where it is not installed."""
-
-    @pytest.fixture(scope="session")
-    def worker_id(self, request: pytest.FixtureRequest) -> str:
-        """The worker's name, ``gw0`` for the first shard; ``master`` without shards."""
-        return str(getattr(request.config, "workerinput", {}).get("workerid", "master"))
-
-    @pytest.fixture(scope="session")
-    def testrun_uid(self, request: pytest.FixtureRequest) -> str:
-        """The same unique name in all shards of a run."""
-        return str(request.config.workerinput["testrunuid"])  # type: ignore[attr-defined]
-
-
 def stand_in_for_xdist(config: pytest.Config) -> None:
     """Offer the names of pytest-xdist to plugins unless the real one is there or forbidden."""
     manager = config.pluginmanager
     if manager.hasplugin(NAME) or manager.is_blocked(NAME):
         return
     manager.add_hookspecs(NodeHooks)
-    manager.register(StandIn(), NAME)
+    manager.register(xdist_fixtures, NAME)
     config.addinivalue_line(
         "markers", "xdist_group(name): understood as shard_group(name) where shards are used"
     )
