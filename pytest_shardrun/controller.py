@@ -66,6 +66,7 @@ class Controller:
         self._collection_errors = 0
         self._stop_asked: notices.StopAskedByTest | None = None
         self._remarks: set[str] = set()
+        self._broken = False
         self._red = False
         self._internal_error = False
         self._journal: Journal | None = None
@@ -111,11 +112,19 @@ class Controller:
     def pytest_collection(self, session: pytest.Session) -> bool:
         self._session = session
         self._begin()
-        self._supervisor.run_until(lambda: self._run.is_planned)
+        self._run_until(lambda: self._run.is_planned)
         if self._refused is not None:
             self._supervisor.close()
             raise pytest.UsageError(*self._refused)
         return True
+
+    def _run_until(self, is_reached: Callable[[], bool]) -> None:
+        try:
+            self._supervisor.run_until(is_reached)
+        except BaseException:
+            # A plugin's hook raised in this process: the books are closed without its like.
+            self._broken = True
+            raise
 
     def _begin(self) -> None:
         self._open_journal()
@@ -198,7 +207,7 @@ class Controller:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
-        self._supervisor.run_until(lambda: False)
+        self._run_until(lambda: False)
         self._close_books()
         self._config.hook.pytest_shardrun_finished(config=self._config, run_id=self._run_id)
         self._terminal.add_stats()
@@ -426,9 +435,17 @@ class Controller:
             self._session.shouldstop = self._session.shouldstop or asked.reason
 
     def _replay_test(self, done: notices.TestDone) -> None:
-        reports = self._replay.test_done(done)
         if done.blame is not None and done.blame.internal:
             self._internal_error = True
+        reports = self._replay.reports(done)
+        try:
+            if not self._broken:
+                self._replay.test_done(done, reports)
+        finally:
+            # After the hooks, in which plugins change reports, but also where one of them raises.
+            self._keep_test(done, reports)
+
+    def _keep_test(self, done: notices.TestDone, reports: Sequence[pytest.TestReport]) -> None:
         if done.blame is None and reports:
             self._measured[done.item.nodeid] = done.seconds
         if self._junit is not None and reports:

@@ -26,7 +26,7 @@ class Hello:
 @final
 @dataclass(frozen=True, slots=True)
 class Collecting:
-    """A directory or file is about to be collected; it may be imported."""
+    """A directory or file is about to be collected, or imported; empty when it was."""
 
     nodeid: str
 

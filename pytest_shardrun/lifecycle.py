@@ -120,7 +120,7 @@ class Life:
     @property
     def is_idle(self) -> bool:
         """It has collected and waits for tests."""
-        return self.phase is Phase.RUNNING and self.running is None
+        return self.phase is Phase.RUNNING and self.running is None and not self.dismissed
 
     def next_time(self) -> float | None:
         """When something is due at the earliest."""

@@ -99,19 +99,22 @@ class Replay:
         if nodeids:
             self._hook.pytest_deselected(items=[DeselectedItem(nodeid) for nodeid in nodeids])
 
-    def test_done(self, done: notices.TestDone) -> list[pytest.TestReport]:
-        """Replay all that happened to one test, in one piece; returns its reports."""
-        item = done.item
-        self._logstart(nodeid=item.nodeid, location=item.location)
+    def reports(self, done: notices.TestDone) -> list[pytest.TestReport]:
+        """The reports of a test, with one of ours where it is blamed for something."""
         reports = [self._report(done.attempt, event) for event in done.reports]
         if done.blame is not None:
             reports.append(self._blame(done, done.blame))
+        return reports
+
+    def test_done(self, done: notices.TestDone, reports: Sequence[pytest.TestReport]) -> None:
+        """Replay all that happened to one test, in one piece."""
+        item = done.item
+        self._logstart(nodeid=item.nodeid, location=item.location)
         for report in reports:
             self._hook.pytest_runtest_logreport(report=report)
         for warned in done.warnings:
             self.warning(warned)
         self._hook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
-        return reports
 
     def stray_report(self, attempt: Attempt, event: Reported) -> None:
         """Replay a report that belongs to no running test."""

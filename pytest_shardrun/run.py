@@ -337,9 +337,8 @@ class Run:
                 life.phase = Phase.COLLECTING
                 self._tell(notices.AttemptReady(life.attempt, info))
             case events.Collecting(nodeid):
-                life.collecting = nodeid
+                life.collecting = nodeid or None
             case events.CollectReport(data):
-                life.collecting = None
                 self._tell(notices.CollectReported(life.attempt, data))
             case events.Collected(count, digest, errors):
                 self._collected(shard, life, count, digest, errors, now)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import Final, TypeAlias, final
+from typing import Any, Final, TypeAlias, final
 
 from . import events, notices
 from .executors.base import Executor, LaunchError, LaunchOrder, ShardProcess
@@ -53,7 +53,15 @@ class _Signalled:
     number: int
 
 
-_Message: TypeAlias = _Chunk | _Output | _Gone | _Signalled
+@final
+@dataclass(frozen=True, slots=True)
+class _Broken:
+    """A thread of ours could not go on."""
+
+    error: BaseException
+
+
+_Message: TypeAlias = _Chunk | _Output | _Gone | _Signalled | _Broken
 
 
 @dataclass(slots=True)
@@ -91,7 +99,9 @@ class Supervisor:
         self._room = threading.Semaphore(_ROOM)
         self._live: dict[Attempt, _Live] = {}
         self._started = False
-        self._signals = 0
+        #: Signals that have arrived and were not acted on.
+        self._signals_waiting = 0
+        self._looping = False
         #: The signal that a person or a system sent to end the run.
         self.signalled: int | None = None
 
@@ -100,12 +110,16 @@ class Supervisor:
         if not self._started:
             self._started = True
             self._perform(self._run.start(time.monotonic()))
-        while not self._run.is_over and not is_reached():
-            self._take(self._next_message())
-            now = time.monotonic()
-            if now >= self._next_time():
-                self._perform(self._run.time(now))
-            self._bury_drained(now)
+        self._looping = True
+        try:
+            while not self._run.is_over and not is_reached():
+                self._take(self._next_message())
+                now = time.monotonic()
+                if now >= self._next_time():
+                    self._perform(self._run.time(now))
+                self._bury_drained(now)
+        finally:
+            self._looping = False
 
     def stop(self, stop: Stop) -> None:
         """End the run early."""
@@ -129,7 +143,12 @@ class Supervisor:
         numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
         # Who started us may have wanted them ignored, as nohup does.
         wanted = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
-        before = {number: signal.signal(number, self._note_signal) for number in wanted}
+        before: dict[signal.Signals, Any] = {
+            number: signal.signal(number, self._note_signal) for number in wanted
+        }
+        if signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN:
+            # The system would reap our children itself, and nobody learn how they ended.
+            before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         try:
             yield
         finally:
@@ -137,8 +156,8 @@ class Supervisor:
                 signal.signal(number, handler)
 
     def _note_signal(self, number: int, frame: FrameType | None) -> None:
-        self._signals += 1
-        if self._signals > 2:
+        self._signals_waiting += 1
+        if self._signals_waiting > 2 and self._looping:
             # The loop itself must be stuck, in a plugin perhaps.
             raise KeyboardInterrupt
         self._inbox.put(_Signalled(number))
@@ -168,7 +187,10 @@ class Supervisor:
                 live.exit = exit
                 live.drained_by = time.monotonic() + DRAIN_SECONDS
             case _Signalled(number):
+                self._signals_waiting -= 1
                 self._be_signalled(number)
+            case _Broken(error):
+                raise error
             case None:
                 pass
 
@@ -206,7 +228,20 @@ class Supervisor:
         self._live[attempt] = _Live(process)
         for target in (self._read_stream, self._read_output, self._wait_for):
             name = f"shardrun {attempt} {target.__name__.strip('_')}"
-            threading.Thread(target=target, args=(attempt, process), name=name, daemon=True).start()
+            arguments = (target, attempt, process)
+            threading.Thread(target=self._serve, args=arguments, name=name, daemon=True).start()
+
+    def _serve(
+        self,
+        serve: Callable[[Attempt, ShardProcess], None],
+        attempt: Attempt,
+        process: ShardProcess,
+    ) -> None:
+        try:
+            serve(attempt, process)
+        except BaseException as error:
+            # Without this the loop would wait for what never comes.
+            self._inbox.put(_Broken(error))
 
     def _read_stream(self, attempt: Attempt, process: ShardProcess) -> None:
         while True:

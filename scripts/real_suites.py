@@ -37,6 +37,8 @@ RECORD_VARIABLE: Final = "OUTCOME_RECORD"
 PLAIN_RERUNS: Final = 2
 #: So many tests with differences are tried alone; more of them have one reason between them.
 TRIED_ALONE: Final = 20
+#: So many differences of a run are listed.
+LISTED: Final = 40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +75,9 @@ RECIPES: Final[dict[str, Recipe]] = {
     "python-dateutil": Recipe(
         requirements=("attrs", "freezegun", "hypothesis", "pytest-cov", "six")
     ),
-    "starlette": Recipe(requirements=("starlette[full]", "httpx2[zstd]", "blockbuster", "trio")),
+    "starlette": Recipe(
+        requirements=("starlette[full]", "httpx2[zstd]", "blockbuster", "opentelemetry-sdk", "trio")
+    ),
     "tomlkit": Recipe(requirements=("PyYAML",)),
     "wcwidth": Recipe(requirements=("pytest-benchmark", "pytest-codspeed", "pytest-cov")),
     # The development server's reloader watches the file system of the whole environment.
@@ -173,7 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             results.append(examine(suite, modes(options), options.timeout))
         except SuiteError as error:
             say(f"{name}: {error}")
-            broken.append(f"* **{name}** could not be tried: {str(error).splitlines()[0]}")
+            broken += ["", f"**{name}** could not be tried: {str(error).splitlines()[0]}"]
     print("\n".join([*table(results), *differences(results), *broken]))
     judged = [
         comparison
@@ -542,9 +546,13 @@ def differences(results: list[Result]) -> list[str]:
         for comparison in result.comparisons:
             if comparison.differences:
                 lines += ["", f"**{result.suite.name}**, `{comparison.run.title}`:", ""]
-            for one in comparison.differences:
+            # Those that nobody can explain come first.
+            ordered = sorted(comparison.differences, key=lambda one: one.reason is not None)
+            for one in ordered[:LISTED]:
                 reason = one.reason or "UNEXPLAINED"
                 lines.append(f"* `{one.subject}`: {one.plain} → {one.other}: {reason}")
+            if len(ordered) > LISTED:
+                lines.append(f"* and {len(ordered) - LISTED} more")
     return lines
 
 

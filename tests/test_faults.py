@@ -515,7 +515,7 @@ def test_a_death_in_the_session_finish_keeps_all_results_and_names_the_shards(
     assert way.stack in finished.stdout
 
 
-@pytest.mark.parametrize("way", (WAYS[1], *FEW_WAYS[1:]), ids=str)
+@pytest.mark.parametrize("way", [WAYS[1], *FEW_WAYS[1:]], ids=str)
 def test_a_death_at_exit_keeps_all_results_and_names_the_shards(tmp_path: Path, way: Way) -> None:
     files = {
         "death.py": death(way),

@@ -142,7 +142,7 @@ class JUnitWriter:
             case = xunit2.TestCase.fromstring(xml.decode())
             case.extend(interim)
             xml = case.tostring()
-        self._add(position, _Case(shard, _VERDICTS[status], xml))
+        self._add(position, _Case(shard, _verdict(status, element), xml))
 
     def add_not_run(
         self, shard: int, position: int, item: Item, reason: str, *, asked: bool
@@ -266,6 +266,17 @@ def _split_tries(reports: Sequence[pytest.TestReport]) -> list[list[pytest.TestR
 def _is_interim(report: pytest.TestReport) -> bool:
     """Whether another try follows: ``rerun`` (pytest-rerunfailures), ``retried`` (pytest-retry)."""
     return report.outcome not in ("passed", "failed", "skipped")
+
+
+def _verdict(status: Status, element: ET.Element) -> _Verdict:
+    """Where a test is counted; a crash in its call is an error, though pytest says failed."""
+    verdict = _VERDICTS[status]
+    tags = {child.tag for child in _red_children(element)}
+    if verdict == "failures" and "failure" not in tags:
+        return "errors"
+    if verdict == "errors" and "error" not in tags:
+        return "failures"
+    return verdict
 
 
 def _ending(report: pytest.TestReport) -> tuple[str, str] | None:

@@ -15,6 +15,11 @@ from ..model import Attempt, EndingKind, Plan, Status
 #: How many tests that did not run are named; ``-v`` names all.
 NAMED_TESTS: Final = 50
 
+#: Bytes of a line without an end that are shown as they are.
+LONGEST_PARTIAL_LINE: Final = 1 << 16
+#: Bytes of output that may wait to be shown.
+MOST_UNSHOWN: Final = 1 << 20
+
 _BAD: Final = (Status.FAILED, Status.ERROR)
 
 
@@ -165,12 +170,16 @@ class ShardTerminal:
         It is shown line by line with the shard's name: at once with ``-s`` and its like, else when
         the test that was running is done, unless it becomes part of the report of a crash.
         """
-        self._unshown[attempt] = self._unshown.get(attempt, b"") + data
+        unshown = self._unshown.get(attempt, b"") + data
+        if len(unshown) > MOST_UNSHOWN:
+            unshown = b"(cut)\n" + unshown[-MOST_UNSHOWN:]
+        self._unshown[attempt] = unshown
         if self._shows_output_at_once:
             self._show_unshown(attempt, partial=not data)
 
     def _show_unshown(self, attempt: Attempt, *, partial: bool) -> None:
         *lines, rest = self._unshown.pop(attempt, b"").split(b"\n")
+        partial = partial or len(rest) > LONGEST_PARTIAL_LINE
         if rest and partial:
             lines.append(rest)
         elif rest:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 import fcntl
 import os
+import resource
 import signal
 import sys
 from collections.abc import Mapping
@@ -67,5 +68,9 @@ def _take_stream() -> tuple[int, int]:
 
 
 def _copy_above(descriptor: int) -> int:
+    soft_limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = wire.FIRST_DESCRIPTOR
+    if soft_limit != resource.RLIM_INFINITY:
+        lowest = min(lowest, soft_limit // 2)
     # Not inheritable: a child that a test leaves behind cannot hold the stream open.
-    return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, wire.FIRST_DESCRIPTOR)
+    return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, lowest)

@@ -49,6 +49,7 @@ class ShardWorker:
         self._more = True
         self._finishing = False
         self._running: int | None = None
+        self._collecting = ""
         self._deselected: list[str] = []
         self._workeroutput: dict[str, Any] = {}
         self.said_hello = False
@@ -116,7 +117,12 @@ class ShardWorker:
     @pytest.hookimpl
     def pytest_collectstart(self, collector: pytest.Collector) -> None:
         if isinstance(collector, (pytest.File, pytest.Directory)):
-            self._send("collecting", str(collector.nodeid))
+            self._tell_collecting(str(collector.nodeid))
+
+    def _tell_collecting(self, nodeid: str) -> None:
+        # At once: what is imported next may end the process.
+        self._collecting = nodeid
+        self._send("collecting", nodeid)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_make_collect_report(
@@ -131,27 +137,33 @@ class ShardWorker:
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         if not report.passed:
             self._stream.put("collect_report", self._serialise(report))
+        if str(report.nodeid) == self._collecting:
+            self._tell_collecting("")
 
     @pytest.hookimpl
     def pytest_deselected(self, items: list[pytest.Item]) -> None:
         self._deselected += [str(item.nodeid) for item in items]
 
-    @pytest.hookimpl(wrapper=True)
-    def pytest_collection(self) -> Generator[None, Any, Any]:
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_collection(self, session: pytest.Session) -> Generator[None, Any, Any]:
         try:
-            return (yield)
+            result = yield
         except pytest.UsageError as error:
             self._send("usage_error", [str(each) for each in error.args])
             raise
+        digest = _digest(session.items)
+        self._send("collected", len(session.items), digest, session.testsfailed)
+        if not _is_interrupted(session):
+            # The controller may not know these tests yet; what comes next may end the process.
+            self._receive(wait=True)
+        return result
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
-        errors = session.testsfailed
-        self._send("collected", len(session.items), _digest(session.items), errors)
         if session.config.option.maxfail and session.config.option.maxfail != 1:
             # One failure is enough in any shard; to count more takes all of them.
             session.config.option.maxfail = 0
-        if errors and not session.config.option.continue_on_collection_errors:
+        if _is_interrupted(session):
             return True
         while self._prepare_next():
             position = self._queue.popleft()
@@ -169,18 +181,21 @@ class ShardWorker:
             must_wait = not self._queue or (len(self._queue) == 1 and self._more)
             if self._finishing:
                 return bool(self._queue)
-            if must_wait:
-                self._stream.flush()
-            try:
-                command = self._stream.receive(wait=must_wait)
-            except EOFError:
-                # The controller is gone: nobody wants the rest.
-                self._queue.clear()
-                self._finishing = True
-                return False
-            if command is None:
+            if not self._receive(wait=must_wait):
                 return True
+
+    def _receive(self, *, wait: bool) -> bool:
+        """Obey one command, waiting for it or not; False where there was none."""
+        if wait:
+            self._stream.flush()
+        try:
+            command = self._stream.receive(wait=wait)
+        except EOFError:
+            # The controller is gone: nobody wants the rest.
+            command = ["stop"]
+        if command is not None:
             self._obey(command)
+        return command is not None
 
     def _obey(self, command: list[Any]) -> None:
         match command:
@@ -257,7 +272,7 @@ class ShardWorker:
         else:
             self._send("interrupted", self._explain(excinfo))
 
-    @pytest.hookimpl
+    @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         self._workeroutput["exitstatus"] = int(exitstatus)
         self._workeroutput["shouldfail"] = session.shouldfail
@@ -293,6 +308,11 @@ def _refuse_breakpoint(*args: object, **keywords: object) -> None:
     raise RuntimeError(
         "breakpoint() needs a terminal and a shard has none: run this test without --shards"
     )
+
+
+def _is_interrupted(session: pytest.Session) -> bool:
+    """Whether pytest would not run the tests, because of errors in their collection."""
+    return bool(session.testsfailed) and not session.config.option.continue_on_collection_errors
 
 
 def _marked(item: pytest.Item) -> tuple[str | None, bool]:

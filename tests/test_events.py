@@ -1,0 +1,272 @@
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from typing import Any, Final, get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_shardrun import events
+from pytest_shardrun.events import BrokenStream, Event, read_event
+from pytest_shardrun.worker import wire
+from pytest_shardrun.worker.stream import Stream
+
+#: What a worker puts on its stream, and what it means.
+WORDS: Final[list[tuple[list[Any], Event]]] = [
+    (["hello", wire.PROTOCOL, {"pid": 7}], events.Hello({"pid": 7})),
+    (["collecting", "tests/test_ä.py"], events.Collecting("tests/test_ä.py")),
+    (["collect_report", {"a": [1]}], events.CollectReport({"a": [1]})),
+    (["collected", 3, "0f", 1], events.Collected(3, "0f", 1)),
+    (
+        ["collection", [["a", "a.py", None, "a", None, False]], ["b"], ["line"]],
+        events.Collection([["a", "a.py", None, "a", None, False]], ["b"], ["line"]),
+    ),
+    (["usage_error", ["no such file"]], events.UsageRefused(["no such file"])),
+    (["start", 0], events.Started(0)),
+    (
+        ["report", 0, "call", "passed", True, {"x": "\udc80"}],
+        events.Reported(0, "call", "passed", True, {"x": "\udc80"}),
+    ),
+    (
+        ["report", None, None, "rerun", False, None],
+        events.Reported(None, None, "rerun", False, None),
+    ),
+    (["finish", 4, 0.25], events.Finished(4, 0.25)),
+    (
+        ["warning", None, {"message": "old"}, "collect", "", ["a.py", 1, "f"]],
+        events.Warned(None, {"message": "old"}, "collect", "", ["a.py", 1, "f"]),
+    ),
+    (
+        ["warning", 3, {}, "runtest", "a.py::a", None],
+        events.Warned(3, {}, "runtest", "a.py::a", None),
+    ),
+    (["xml", "a.py::a", "name", "value"], events.XmlRecorded("a.py::a", "name", "value")),
+    (["xml", None, "name", "value"], events.XmlRecorded(None, "name", "value")),
+    (["lossy", 2, "user_properties", "Thing"], events.Lossy(2, "user_properties", "Thing")),
+    (["stop", "fail", "enough"], events.StopAsked("fail", "enough")),
+    (["exit", "enough", 7], events.ExitAsked("enough", 7)),
+    (["exit", "enough", None], events.ExitAsked("enough", None)),
+    (["interrupted", "KeyboardInterrupt"], events.Interrupted("KeyboardInterrupt")),
+    (["internal_error", "Traceback"], events.InternalError("Traceback")),
+    (["finishing"], events.Finishing()),
+    (["goodbye", 0, {"exitstatus": 0}], events.Goodbye(0, {"exitstatus": 0})),
+]
+
+JSON: Final = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text()),
+    lambda each: st.one_of(st.lists(each), st.dictionaries(st.text(), each)),
+    max_leaves=8,
+)
+
+
+class Pipes:
+    """A worker's stream, and the controller's ends of it."""
+
+    def __init__(self) -> None:
+        commands, self.write_descriptor = os.pipe()
+        self.read_descriptor, words = os.pipe()
+        self._descriptors = [commands, self.write_descriptor, self.read_descriptor, words]
+        self.stream = Stream(commands, words)
+
+    def lines(self) -> list[bytes]:
+        *lines, rest = os.read(self.read_descriptor, 1 << 16).split(b"\n")
+        assert rest == b""
+        return lines
+
+    def hang_up(self) -> None:
+        os.close(self.write_descriptor)
+        self._descriptors.remove(self.write_descriptor)
+
+    def close(self) -> None:
+        for descriptor in self._descriptors:
+            os.close(descriptor)
+
+
+@pytest.fixture
+def pipes() -> Iterator[Pipes]:
+    pipes = Pipes()
+    yield pipes
+    pipes.close()
+
+
+def line_of(sequence: object, *word: object) -> bytes:
+    return wire.encode([sequence, *word]).rstrip(b"\n")
+
+
+def test_there_is_an_example_of_every_event() -> None:
+    assert {type(event) for _, event in WORDS} == set(get_args(Event))
+
+
+@pytest.mark.parametrize(("word", "event"), WORDS, ids=lambda value: str(value)[:40])
+def test_what_a_worker_says_is_what_the_controller_reads(
+    word: list[Any], event: Event, pipes: Pipes
+) -> None:
+    pipes.stream.put(*word)
+    pipes.stream.flush()
+
+    (line,) = pipes.lines()
+    assert read_event(line, 0) == event
+
+
+def test_events_are_numbered_in_their_order(pipes: Pipes) -> None:
+    for word, _ in WORDS:
+        pipes.stream.put(*word)
+    pipes.stream.flush()
+
+    lines = pipes.lines()
+
+    read = [read_event(line, sequence) for sequence, line in enumerate(lines)]
+    assert read == [event for _, event in WORDS]
+
+
+def test_a_child_that_a_test_forked_says_nothing(pipes: Pipes) -> None:
+    pipes.stream.put("finishing")
+    child = os.fork()
+    if not child:
+        pipes.stream.flush()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+
+    pipes.stream.flush()
+
+    assert [read_event(line, 0) for line in pipes.lines()] == [events.Finishing()]
+
+
+@pytest.mark.parametrize(
+    ("data", "command"),
+    [
+        (events.run_command([3, 4], more=True), ["run", [3, 4], True]),
+        (events.run_command([], more=False), ["run", [], False]),
+        (events.LIST_COMMAND, ["list"]),
+        (events.FINISH_COMMAND, ["finish"]),
+        (events.STOP_COMMAND, ["stop"]),
+    ],
+    ids=lambda value: str(value),
+)
+def test_a_command_is_what_the_worker_receives(
+    data: bytes, command: list[Any], pipes: Pipes
+) -> None:
+    assert pipes.stream.receive(wait=False) is None
+
+    os.write(pipes.write_descriptor, data)
+
+    assert pipes.stream.receive(wait=True) == command
+    assert pipes.stream.receive(wait=False) is None
+
+
+def test_commands_may_arrive_in_pieces(pipes: Pipes) -> None:
+    data = events.run_command([1], more=True) + events.FINISH_COMMAND
+    for at in range(len(data)):
+        os.write(pipes.write_descriptor, data[at : at + 1])
+
+    assert pipes.stream.receive(wait=True) == ["run", [1], True]
+    assert pipes.stream.receive(wait=True) == ["finish"]
+
+
+def test_a_worker_notices_the_end_of_the_controller(pipes: Pipes) -> None:
+    pipes.hang_up()
+
+    with pytest.raises(EOFError):
+        pipes.stream.receive(wait=False)
+
+
+@pytest.mark.parametrize("got", [0, 2, 4, None, "3", 3.5, [3], True], ids=repr)
+def test_a_gap_in_the_sequence_breaks_the_stream(got: object) -> None:
+    with pytest.raises(BrokenStream, match="event 3 is missing"):
+        read_event(line_of(got, "finishing"), 3)
+
+
+def test_another_protocol_breaks_the_stream() -> None:
+    with pytest.raises(BrokenStream, match="protocol 7 instead of"):
+        read_event(line_of(0, "hello", 7, {}), 0)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"",
+        b" ",
+        b"[]",
+        b"0",
+        b"null",
+        b'"finishing"',
+        b"{}",
+        b"[0]",
+        b'[0,"unknown"]',
+        b'[0,"start"]',
+        b'[0,"start","0"]',
+        b'[0,"start",0,0]',
+        b'[0,"finish",0,1]',
+        b'[0,"finishing"',
+        b'[0,"finishing"]]',
+        b'[0,"finishing"]\xff',
+        b"collected 3 items",
+        b"\x00\x01\x02",
+        b"[" + b"9" * 10_000 + b"]",
+    ],
+    ids=lambda line: repr(line[:24]),
+)
+def test_a_line_that_is_no_event_breaks_the_stream(line: bytes) -> None:
+    with pytest.raises(BrokenStream):
+        read_event(line, 0)
+
+
+@pytest.mark.parametrize("line", [b"[" * 100_000, b'[0,"start",' + b"[" * 100_000])
+def test_a_line_that_nests_too_deeply_breaks_the_stream(line: bytes) -> None:
+    # reported: the controller ends with a RecursionError.
+    with pytest.raises(BrokenStream):
+        read_event(line, 0)
+
+
+def test_a_broken_line_is_shown_but_not_at_any_length() -> None:
+    with pytest.raises(BrokenStream) as caught:
+        read_event(b"x" * 100_000, 0)
+
+    assert "xxx" in str(caught.value)
+    assert len(str(caught.value)) < 1000
+
+
+def is_event_or_broken(line: bytes) -> bool:
+    try:
+        event = read_event(line, 0)
+    except BrokenStream:
+        return True
+    return isinstance(event, get_args(Event))
+
+
+@given(st.binary())
+def test_any_bytes_are_an_event_or_break_the_stream(line: bytes) -> None:
+    assert is_event_or_broken(line)
+
+
+@given(st.sampled_from(WORDS), st.data())
+def test_a_damaged_event_is_an_event_or_breaks_the_stream(
+    word: tuple[list[Any], Event], data: st.DataObject
+) -> None:
+    line = line_of(0, *word[0])
+    at = data.draw(st.integers(0, len(line)))
+    until = data.draw(st.integers(at, len(line)))
+    damage = data.draw(st.binary(max_size=4))
+
+    assert is_event_or_broken(line[:at] + damage + line[until:])
+
+
+@given(st.sampled_from([word[0][0] for word in WORDS]), st.lists(JSON, max_size=6))
+def test_any_json_with_a_known_name_is_an_event_or_breaks_the_stream(
+    name: str, content: list[Any]
+) -> None:
+    assert is_event_or_broken(json.dumps([0, name, *content]).encode())
+
+
+@given(st.data())
+def test_an_event_of_the_wrong_kind_of_content_breaks_the_stream(data: st.DataObject) -> None:
+    word, event = data.draw(st.sampled_from([each for each in WORDS if len(each[0]) > 1]))
+    line = line_of(0, *word[:-1])
+
+    # Cut short, no event is another.
+    with pytest.raises(BrokenStream):
+        read_event(line, 0)
+    assert read_event(line_of(0, *word), 0) == event
