@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import os
+import sys
+import warnings
 from collections.abc import Iterator
 from typing import Any, Final, get_args
 
@@ -11,7 +13,11 @@ from hypothesis import strategies as st
 
 from pytest_shardrun import events
 from pytest_shardrun.events import BrokenStream, Event, read_event
+from pytest_shardrun.model import Attempt
+from pytest_shardrun.nodes import Node, ReportNode, worker_id
+from pytest_shardrun.replay import warning_message
 from pytest_shardrun.worker import wire
+from pytest_shardrun.worker.recorder import XmlRecorder, record_xml
 from pytest_shardrun.worker.stream import Stream
 
 #: What a worker puts on its stream, and what it means.
@@ -270,3 +276,176 @@ def test_an_event_of_the_wrong_kind_of_content_breaks_the_stream(data: st.DataOb
     with pytest.raises(BrokenStream):
         read_event(line, 0)
     assert read_event(line_of(0, *word), 0) == event
+
+
+# A warning that a shard described
+
+
+class Outer:
+    class Inner(DeprecationWarning):
+        pass
+
+
+class Detailed(UserWarning):
+    def __init__(self, message: str, *, details: str) -> None:
+        super().__init__(message)
+        self.details = details
+
+
+class Worded(UserWarning):
+    def __str__(self) -> str:
+        return f"warning: {self.args[0]}"
+
+
+class Dated(UserWarning):
+    """As pydantic's own do, it has its text from what it was made with."""
+
+    def __init__(self, message: str, since: int) -> None:
+        super().__init__(message)
+        self.since = since
+
+    def __str__(self) -> str:
+        return f"{self.args[0]} since {self.since}"
+
+
+class Demanding(UserWarning):
+    def __new__(cls, message: str, since: int) -> Demanding:
+        return super().__new__(cls, message, since)
+
+
+def described(category: str, message: str = "old", module: str = __name__) -> dict[str, Any]:
+    return {
+        "message": message,
+        "module": module,
+        "category": category,
+        "filename": "test_a.py",
+        "lineno": 3,
+        "line": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "category"),
+    [
+        ("builtins", "UserWarning", UserWarning),
+        (__name__, "Outer.Inner", Outer.Inner),
+        (__name__, "Detailed", Detailed),
+    ],
+)
+def test_a_warning_of_a_known_class_has_that_class(
+    module: str, name: str, category: type[Warning]
+) -> None:
+    recorded = warning_message(described(name, "it's old", module))
+
+    assert recorded.category is category
+    assert isinstance(recorded.message, category)
+    assert str(recorded.message) == "it's old"
+    assert (recorded.filename, recorded.lineno, recorded.line) == ("test_a.py", 3, None)
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("not_imported_here", "Old"),
+        ("not_imported_here", "Outer.Old"),
+        ("os", "path"),
+        ("os", "environ.get"),
+        ("os", "missing"),
+        ("builtins", "ValueError"),
+    ],
+)
+def test_a_warning_of_an_unknown_class_has_one_of_that_name(module: str, name: str) -> None:
+    recorded = warning_message(described(name, "old", module))
+
+    assert "not_imported_here" not in sys.modules
+    assert issubclass(recorded.category, Warning)
+    assert recorded.category.__module__ == module
+    assert recorded.category.__name__ == name.rpartition(".")[2]
+    assert str(recorded.message) == "old"
+
+
+@pytest.mark.parametrize("name", ["Worded", "Dated", "Demanding"])
+def test_a_warning_shows_the_text_that_the_shard_saw(name: str) -> None:
+    # reported: Dated ends the controller with an AttributeError, Demanding with a TypeError.
+    recorded = warning_message(described(name, "the text"))
+
+    assert str(recorded.message) == "the text"
+    assert recorded.category.__name__ == name
+    formatted = warnings.formatwarning(
+        recorded.message, recorded.category, recorded.filename, recorded.lineno, recorded.line
+    )
+    assert formatted.startswith(f"test_a.py:3: {name}: the text")
+
+
+# What is recorded for the JUnit file
+
+
+def test_what_fixtures_and_plugins_record_is_passed_on_as_text() -> None:
+    recorded: list[tuple[str | None, str, str]] = []
+    recorder = XmlRecorder("xunit1", lambda *given: recorded.append(given))
+
+    recorder.node_reporter("a.py::a").add_attribute("owner", 7)
+    recorder.add_global_property("build", None)
+
+    assert recorder.family == "xunit1"
+    assert recorded == [("a.py::a", "owner", "7"), (None, "build", "None")]
+
+
+def test_a_test_is_known_by_its_report_as_well() -> None:
+    recorded: list[tuple[str | None, str, str]] = []
+    recorder = XmlRecorder("xunit2", lambda *given: recorded.append(given))
+    report = pytest.TestReport("a.py::a", ("a.py", 0, "a"), {}, "passed", None, "call")
+
+    recorder.node_reporter(report).add_attribute("owner", "ada")
+
+    assert recorded == [("a.py::a", "owner", "ada")]
+
+
+def test_pytest_s_own_writer_gives_way(pytester: pytest.Pytester) -> None:
+    config = pytester.parseconfigure("--junitxml=report.xml")
+
+    record_xml(config, lambda *given: None)
+
+    config._ensure_unconfigure()
+    assert not pytester.path.joinpath("report.xml").exists()
+
+
+def test_without_a_junit_file_nothing_is_recorded(pytester: pytest.Pytester) -> None:
+    config = pytester.parseconfigure()
+    before = config.pluginmanager.get_plugins()
+
+    record_xml(config, lambda *given: None)
+
+    assert config.pluginmanager.get_plugins() == before
+
+
+# What plugins written for pytest-xdist see
+
+
+def test_all_attempts_of_a_shard_have_the_name_of_one_worker() -> None:
+    assert [worker_id(Attempt(1, 1)), worker_id(Attempt(1, 7)), worker_id(Attempt(12, 1))] == [
+        "gw0",
+        "gw0",
+        "gw11",
+    ]
+
+
+def test_a_node_has_what_plugins_look_for(pytester: pytest.Pytester) -> None:
+    config = pytester.parseconfig()
+
+    node = Node(config, Attempt(2, 1), 3, "0f")
+
+    assert node.config is config
+    assert node.gateway.id == "gw1"
+    assert node.workerinput == {
+        "workerid": "gw1",
+        "workercount": 3,
+        "testrunuid": "0f",
+        "mainargv": sys.argv,
+    }
+    # Its absence is how plugins know that a worker has crashed.
+    assert not hasattr(node, "workeroutput")
+    assert len(node.nodemanager.specs) == 3
+    report_node = ReportNode(Attempt(2, 1), node)
+    assert report_node.gateway.id == "shard 2"
+    assert report_node.workerinput is node.workerinput

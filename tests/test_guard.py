@@ -148,6 +148,7 @@ def test_a_worker_gets_what_is_sent_and_says_something_on_two_streams(workplace:
     process = workplace.start(
         """
         import sys
+        print("ready", flush=True)
         for line in sys.stdin.buffer:
             sys.stdout.buffer.write(b"heard " + line)
             sys.stdout.buffer.flush()
@@ -157,6 +158,8 @@ def test_a_worker_gets_what_is_sent_and_says_something_on_two_streams(workplace:
         sys.exit(3)
         """
     )
+
+    assert read_line(process.receive) == "ready"
 
     process.send(b"run 1\n")
 
@@ -405,16 +408,18 @@ def test_no_process_outlives_a_killed_controller(workplace: Workplace) -> None:
 
 
 def test_a_run_goes_on_when_somebody_kills_its_guard(workplace: Workplace) -> None:
-    process = workplace.start("import sys; sys.stdin.readline()")
+    waiting = "import sys; print('ready', flush=True); sys.stdin.readline()"
+    process = workplace.start(waiting)
     for pid in guards_of(workplace.run_id):
         os.kill(pid, signal.SIGKILL)
         wait_until_gone(pid)
 
-    other = workplace.start("import sys; sys.stdin.readline()", shard=2)
+    other = workplace.start(waiting, shard=2)
 
     for each in (process, other):
+        assert read_line(each.receive) == "ready"
         each.send(b"\n")
-        read_all(each.receive)
+        assert read_all(each.receive) == b""
         assert each.wait() == Exit(code=0)
     workplace.executor.close()
 
@@ -423,8 +428,10 @@ def test_the_guard_lives_from_the_first_start_to_the_close(workplace: Workplace)
     assert guards_of(workplace.run_id) == []
     workplace.executor.close()
 
-    workplace.start("").wait()
-    workplace.start("", shard=2).wait()
+    for shard in (1, 2):
+        process = workplace.start("", shard=shard)
+        read_all(process.receive)
+        process.wait()
 
     assert len(guards_of(workplace.run_id)) == 1
     workplace.executor.close()
@@ -515,10 +522,10 @@ def test_a_group_that_is_gone_is_no_harm(sleepers: dict[str, subprocess.Popen[by
 def test_a_worker_s_interpreter_has_the_controller_s_flags(workplace: Workplace) -> None:
     program = """
     import sys
-    print(sys.flags.optimize, sys.warnoptions, sys.flags.dev_mode, flush=True)
+    print(sys.flags.optimize, sys.warnoptions, sys.flags.utf8_mode, flush=True)
     """
-    flags = ("-O", "-W", "error::UserWarning", "-X", "dev")
+    flags = ("-O", "-W", "error::UserWarning", "-X", "utf8")
 
     lines = controller(workplace, program, "os._exit(0)", *flags)
 
-    assert lines == ["1 ['error::UserWarning'] True"] * 2
+    assert lines == ["1 ['error::UserWarning'] 1"] * 2

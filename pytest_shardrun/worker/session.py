@@ -24,13 +24,19 @@ _GROUP_MARKS: Final = ("shard_group", "xdist_group")
 
 
 def run_session(stream: Stream, launch: Mapping[str, Any]) -> int | None:
-    """Run pytest and say goodbye; the exit status to leave with where that was not possible."""
+    """Run pytest; the exit status to leave with where it could not say goodbye."""
     worker = ShardWorker(stream, launch)
-    status = pytest.main(launch["args"], plugins=[worker])
-    if worker.said_hello:
-        worker.say_goodbye(int(status))
-        return None
-    return int(status)
+    try:
+        status = pytest.main(launch["args"], plugins=[worker])
+    except Exception as error:
+        if not worker.said_goodbye:
+            raise
+        # All results are with the controller; a plugin failed to clean up behind them.
+        sys.stderr.write(f"pytest_unconfigure: {type(error).__name__}: {error}\n")
+    else:
+        if not worker.said_goodbye:
+            return int(status)
+    return None
 
 
 class ShardWorker:
@@ -52,14 +58,8 @@ class ShardWorker:
         self._collecting = ""
         self._deselected: list[str] = []
         self._workeroutput: dict[str, Any] = {}
-        self.said_hello = False
-
-    def say_goodbye(self, status: int) -> None:
-        """Tell that pytest is over and what its plugins want the controller to have."""
-        self._workeroutput.setdefault("exitstatus", status)
-        output = wire.pack(self._workeroutput, self._complain, "workeroutput")
-        self._stream.put("goodbye", status, output)
-        self._stream.flush()
+        self._has_finished = False
+        self.said_goodbye = False
 
     # Options and identity
 
@@ -99,7 +99,6 @@ class ShardWorker:
         if "PYTHONBREAKPOINT" not in os.environ:
             sys.breakpointhook = _refuse_breakpoint
         self._send("hello", wire.PROTOCOL, _describe_python())
-        self.said_hello = True
 
     def _silence(self) -> None:
         terminal.silence(
@@ -272,12 +271,26 @@ class ShardWorker:
         else:
             self._send("interrupted", self._explain(excinfo))
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_sessionfinish(
+        self, session: pytest.Session, exitstatus: int
+    ) -> Generator[None, Any, Any]:
         self._workeroutput["exitstatus"] = int(exitstatus)
         self._workeroutput["shouldfail"] = session.shouldfail
         self._workeroutput["shouldstop"] = session.shouldstop
         self._send("finishing")
+        result = yield
+        self._has_finished = True
+        return result
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_unconfigure(self) -> Generator[None, Any, Any]:
+        # Called after a plugin has raised in pytest_sessionfinish, too: that is no goodbye.
+        if self._has_finished:
+            self.said_goodbye = True
+            output = wire.pack(self._workeroutput, self._complain, "workeroutput")
+            self._send("goodbye", self._workeroutput["exitstatus"], output)
+        return (yield)
 
     def _explain(self, excinfo: pytest.ExceptionInfo[BaseException]) -> str:
         if self._running is None:
