@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -26,13 +26,15 @@ from .planning.durations import Durations, read_durations, update_durations
 from .planning.splitters import Splitter, make_plan
 from .replay import Replay
 from .reporting.journal import Journal, journal_directory
-from .reporting.junit import JUnitWriter
 from .reporting.terminal import ShardTerminal
 from .run import Launch, Run, Stop
 from .settings import Settings
 from .supervisor import Supervisor
 from .worker import options, wire
 from .worker.recorder import record_xml
+
+if TYPE_CHECKING:
+    from .reporting.junit import JUnitWriter
 
 #: The directory in pytest's cache.
 CACHE_NAME = "shardrun"
@@ -86,6 +88,9 @@ class Controller:
         config.pluginmanager.register(self._terminal, "shardrun-terminal")
         path = config.getoption("xmlpath", None)
         if path:
+            # Imported where it is needed: XML takes longer than a small suite.
+            from .reporting.junit import JUnitWriter
+
             self._junit = JUnitWriter(config, path, started=self._started)
             record_xml(config, self._record_xml)
 

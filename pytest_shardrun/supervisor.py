@@ -22,6 +22,8 @@ from .run import Action, End, Launch, Run, Send, Stop, Tell
 OUTPUT_TAIL: Final = 32 * 1024
 #: How long streams are read after the exit of their process: a child outside may hold them open.
 DRAIN_SECONDS: Final = 2.0
+#: How long messages may be taken without a look at the deadlines.
+BUSY_SECONDS: Final = 0.05
 #: Chunks of 64 KiB that may wait for the loop before workers have to.
 _ROOM: Final = 256
 
@@ -102,6 +104,8 @@ class Supervisor:
         #: Signals that have arrived and were not acted on.
         self._signals_waiting = 0
         self._looping = False
+        #: When the run wants to know the time.
+        self._due = 0.0
         #: The signal that a person or a system sent to end the run.
         self.signalled: int | None = None
 
@@ -115,7 +119,7 @@ class Supervisor:
             while not self._run.is_over and not is_reached():
                 self._take(self._next_message())
                 now = time.monotonic()
-                if now >= self._next_time():
+                if now >= self._due:
                     self._perform(self._run.time(now))
                 self._bury_drained(now)
         finally:
@@ -167,7 +171,13 @@ class Supervisor:
         return min(self._run.next_time() or float("inf"), *draining, float("inf"))
 
     def _next_message(self) -> _Message | None:
-        wait = self._next_time() - time.monotonic()
+        now = time.monotonic()
+        if now < self._due and not self._inbox.empty():
+            return self._inbox.get()
+        next_time = self._next_time()
+        wait = next_time - now
+        # Any message may bring a new deadline; looking for it each time would take longer.
+        self._due = min(next_time, now + BUSY_SECONDS)
         try:
             # Bounded, because a wait without an end cannot be left by a signal on every platform.
             return self._inbox.get(timeout=max(0.0, min(wait, 60.0)))

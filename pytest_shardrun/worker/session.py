@@ -241,10 +241,12 @@ class ShardWorker:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         # Built-in subtests change the report of the whole test in this hook.
         self._config.hook.pytest_report_teststatus(report=report, config=self._config)
-        # At once: who sees the process die next must know how far the test had come.
         xfail = hasattr(report, "wasxfail")
         data = self._serialise(report)
-        self._send("report", self._running, report.when, report.outcome, xfail, data)
+        self._stream.put("report", self._running, report.when, report.outcome, xfail, data)
+        if report.when != "teardown":
+            # At once: who sees the process die next must know how far the test had come.
+            self._stream.flush()
 
     @pytest.hookimpl
     def pytest_warning_recorded(
