@@ -1063,7 +1063,6 @@ def test_a_shard_that_does_not_begin_what_it_was_sent_times_out() -> None:
 
 
 def test_a_shard_that_does_not_leave_when_it_was_dismissed_times_out() -> None:
-    # reported: it counts as waiting for others, and is given more time for ever.
     play = begun("a", policy=policy(shard_timeout=60.0))
     assert play.passes(1, "a") == ["a passed", "finish 1.1"]
 
