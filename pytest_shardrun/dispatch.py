@@ -334,6 +334,11 @@ class Dispatcher:
         known = self._shards.get(shard)
         return () if known is None else (*known.in_flight, *known.queue.positions())
 
+    def has_in_flight(self, shard: int) -> bool:
+        """Whether a test was sent to this shard that it has not finished."""
+        known = self._shards.get(shard)
+        return known is not None and bool(known.in_flight)
+
     def remaining(self) -> int:
         """How many tests are neither finished nor settled, wherever they are."""
         return self._remaining

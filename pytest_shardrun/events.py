@@ -203,7 +203,7 @@ def read_event(line: bytes, sequence: int) -> Event:
     """
     try:
         number, *content = wire.decode(line)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         raise BrokenStream(f"not an event: {line[:200]!r}") from None
     if number != sequence:
         raise BrokenStream(f"event {sequence} is missing, got {number!r}")

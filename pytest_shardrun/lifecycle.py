@@ -100,8 +100,9 @@ class Life:
 
     def escalate(self, escalation: Escalation) -> None:
         """Begin to end the attempt; a later, faster escalation replaces an earlier one."""
-        last = self._steps_left[-1][0] if self._steps_left else float("inf")
-        if self.escalation is not None and escalation.steps[-1][0] >= last:
+        if self.escalation is not None and (
+            not self._steps_left or escalation.steps[-1][0] >= self._steps_left[-1][0]
+        ):
             return
         self.escalation = escalation
         self._steps_left = list(escalation.steps)
@@ -153,8 +154,6 @@ class Life:
                 return self.escalation.ending
             return Ending(EndingKind.CRASHED, f"crashed with {exit} while the interpreter ended")
         if self.escalation is not None and self._stepped():
-            return self.escalation.ending
-        if self.escalation is not None and self.escalation.ending.kind is EndingKind.STOPPED:
             return self.escalation.ending
         if self.trouble:
             what = "KeyboardInterrupt" if self.interrupted else "internal error"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 import types
 import warnings
@@ -191,11 +192,11 @@ class Replay:
 def warning_message(data: dict[str, Any]) -> warnings.WarningMessage:
     """The warning that a shard described; its class is never imported for it."""
     category = _category(data["module"], data["category"])
+    if category.__str__ is not Warning.__str__ or not inspect.isbuiltin(category.__new__):
+        # It may want more than the text, or show another one.
+        category = _stand_in(category.__module__, category.__qualname__)
     message = category.__new__(category)
     message.args = (data["message"],)
-    if str(message) != data["message"]:
-        category = type(category.__name__, (Warning,), {"__module__": category.__module__})
-        message = category(data["message"])
     return warnings.WarningMessage(
         message, category, data["filename"], data["lineno"], line=data["line"]
     )
@@ -207,5 +208,9 @@ def _category(module: str, qualified_name: str) -> type[Warning]:
         value = getattr(value, name, None)
     if isinstance(value, type) and issubclass(value, Warning):
         return value
+    return _stand_in(module, qualified_name)
+
+
+def _stand_in(module: str, qualified_name: str) -> type[Warning]:
     name = qualified_name.rpartition(".")[2]
     return type(name, (Warning,), {"__module__": module, "__qualname__": qualified_name})

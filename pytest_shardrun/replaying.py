@@ -40,14 +40,19 @@ class Replaying:
         by_nodeid: defaultdict[str, list[pytest.Item]] = defaultdict(list)
         for item in items:
             by_nodeid[str(item.nodeid)].append(item)
-        missing = [nodeid for nodeid in self._share.nodeids if nodeid not in by_nodeid]
+        selected: list[pytest.Item] = []
+        missing: list[str] = []
+        for nodeid in self._share.nodeids:
+            if by_nodeid[nodeid]:
+                selected.append(by_nodeid[nodeid].pop(0))
+            else:
+                missing.append(nodeid)
         if missing:
             raise pytest.UsageError(
                 f"--shard-replay={self._name}: {missing[0]} is not collected any more "
                 f"({len(missing)} of {len(self._share.nodeids)} tests are missing): "
                 "give the arguments of that run"
             )
-        selected = [by_nodeid[nodeid].pop(0) for nodeid in self._share.nodeids]
         rest = [item for left in by_nodeid.values() for item in left]
         if rest:
             config.hook.pytest_deselected(items=rest)

@@ -134,6 +134,7 @@ class Run:
         self._stop: Stop | None = None
         self._started = 0.0
         self._books_closed = False
+        self._planned_for: dict[int, int] = {}
         self.ledger = Ledger()
 
     # What happens
@@ -148,7 +149,10 @@ class Run:
         """An event arrived from an attempt; those of older attempts are dropped."""
         shard = self._shards[attempt.shard]
         if shard.life is not None and shard.life.attempt == attempt:
-            self._handle(shard, shard.life, event, now)
+            try:
+                self._handle(shard, shard.life, event, now)
+            except events.BrokenStream as error:
+                return self.broke(attempt, f"its stream broke: {error}", now)
         return self._take_actions()
 
     def broke(self, attempt: Attempt, reason: str, now: float) -> list[Action]:
@@ -184,7 +188,13 @@ class Run:
             self._dispatcher.stop()
         for shard in self._shards.values():
             life = shard.life
-            if life is None or life.phase is Phase.LEAVING:
+            if life is None:
+                continue
+            if life.phase is Phase.LEAVING:
+                escalation = stop.escalate(stop.reason, now, self._policy.grace)
+                if escalation.steps[0][1] is Step.KILL:
+                    life.escalate(escalation)
+                    self._take_due_steps(life, now)
                 continue
             if stop.escalate is after_stop and life.phase in (Phase.STARTING, Phase.COLLECTING):
                 life.escalate(at_once(Ending(EndingKind.STOPPED, stop.reason), now))
@@ -237,6 +247,11 @@ class Run:
         return not self._waiting and all(shard.life is None for shard in self._shards.values())
 
     @property
+    def attempts(self) -> set[Attempt]:
+        """Those that live, or are about to."""
+        return {shard.life.attempt for shard in self._shards.values() if shard.life is not None}
+
+    @property
     def stopped(self) -> Stop | None:
         return self._stop
 
@@ -259,6 +274,9 @@ class Run:
         missing = []
         for position in self.ledger.open_positions():
             number = homes.get(position, 0)
+            planned = self._planned_for.get(position, 0)
+            if not number and planned and self._shards[planned].given_up:
+                number = planned
             if self._stop is not None:
                 reason = self._stop.reason
             else:
@@ -308,7 +326,12 @@ class Run:
     def _handle(self, shard: _Shard, life: Life, event: events.Event, now: float) -> None:
         match event:
             case events.Started(local):
-                assert shard.collection is not None
+                if (
+                    shard.collection is None
+                    or life.running is not None
+                    or not 0 <= local < len(shard.collection.positions)
+                ):
+                    raise events.BrokenStream(f"test {local} cannot start")
                 life.running = position = shard.collection.positions[local]
                 life.last_when = None
                 shard.test = _RunningTest(started=now)
@@ -320,6 +343,8 @@ class Run:
                     life.last_when = event.when
                     shard.test.reports.append(event)
             case events.Finished(_, seconds):
+                if life.running is None:
+                    raise events.BrokenStream("no test runs that could finish")
                 self._finish_test(shard, life, seconds)
                 self._pump(shard)
                 self._pump_idle()
@@ -347,7 +372,8 @@ class Run:
             case events.UsageRefused(messages):
                 self._tell(notices.CollectionRefused(messages))
                 reason = "pytest refused the arguments"
-                self._stop_now(Stop(reason, asked=True, escalate=_after_refusal), now)
+                asked = self._dispatcher is None
+                self._stop_now(Stop(reason, asked=asked, escalate=_after_refusal), now)
             case events.Lossy(_, path, type_name):
                 self._tell(
                     notices.Remark(
@@ -445,6 +471,8 @@ class Run:
         found: dict[str, int] = {}
         positions: list[int] = []
         new: list[int] = []
+        if any(len(row) != 6 for row in event.rows):
+            raise events.BrokenStream("rows of another shape")
         for nodeid, file, line, domain, group, serial in event.rows:
             occurrence = found.get(nodeid, 0)
             found[nodeid] = occurrence + 1
@@ -460,8 +488,15 @@ class Run:
             plan = self._planner(self._items)
             self._dispatcher = Dispatcher(plan, steal=self._policy.steal)
             for other in self._shards.values():
-                if other.life is not None:
+                if other.given_up:
+                    self._dispatcher.give_up(other.number)
+                elif other.life is not None:
                     self._dispatcher.started(other.number)
+            self._planned_for = {
+                position: planned.number
+                for planned in plan.shards
+                for position in planned.positions
+            }
             self._tell(notices.Planned(tuple(self._items), plan, event.deselected, event.lines))
             new = []
             if self._plan_only:
@@ -491,6 +526,7 @@ class Run:
             self._pump_all()
         else:
             self._pump(shard)
+            self._pump_idle()
 
     def _dismiss_surplus(self, now: float) -> None:
         """End shards that still collect although the plan has no tests for them."""
@@ -538,7 +574,10 @@ class Run:
     def _time_out(self, life: Life, now: float) -> None:
         limit = self._policy.shard_timeout
         assert limit is not None
-        if life.is_idle:
+        in_flight = self._dispatcher is not None and self._dispatcher.has_in_flight(
+            life.attempt.shard
+        )
+        if life.is_idle and not in_flight:
             # It waits for others, so the time is not its own.
             life.deadline = now + limit
             return
@@ -586,6 +625,10 @@ class Run:
         if dispatcher is not None and (wanted or dispatcher.may_finish(shard.number)):
             dispatcher.left(shard.number)
         elif ending.kind is EndingKind.COMPLETED:
+            if shard.collection is None:
+                self._tell(
+                    notices.Problem(shard.number, f"{life.attempt} ended without collecting")
+                )
             self._give_up(shard, f"{life.attempt} ended without running all of its tests")
         elif not progress or ending.kind is EndingKind.NOT_LAUNCHED:
             self._give_up(shard, f"{life.attempt} {ending.reason} {where(life)}")
@@ -641,6 +684,8 @@ class Run:
             life.phase is not Phase.COLLECTING
             or collector is None
             or collector in shard.doomed
+            # Another process could import it: a file is not doomed by one bad day.
+            or (self._dispatcher is not None and collector not in self._doomed)
             or ending.kind in (EndingKind.STOPPED, EndingKind.COMPLETED)
         ):
             return False

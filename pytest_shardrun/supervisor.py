@@ -135,6 +135,9 @@ class Supervisor:
             ending = Ending(EndingKind.STOPPED, "the controller ended")
             reason = ending.reason
             self.stop(Stop(reason, asked=False, escalate=lambda *_: at_once(ending, 0.0)))
+            for attempt in self._run.attempts - self._live.keys():
+                # Its launch was never performed; nobody was told of it, or is told now.
+                self._run.not_launched(attempt, reason, time.monotonic())
             self.run_until(lambda: False)
         self._executor.close()
 

@@ -222,7 +222,6 @@ def test_a_line_that_is_no_event_breaks_the_stream(line: bytes) -> None:
 
 @pytest.mark.parametrize("line", [b"[" * 100_000, b'[0,"start",' + b"[" * 100_000])
 def test_a_line_that_nests_too_deeply_breaks_the_stream(line: bytes) -> None:
-    # reported: the controller ends with a RecursionError.
     with pytest.raises(BrokenStream):
         read_event(line, 0)
 
@@ -366,7 +365,6 @@ def test_a_warning_of_an_unknown_class_has_one_of_that_name(module: str, name: s
 
 @pytest.mark.parametrize("name", ["Worded", "Dated", "Demanding"])
 def test_a_warning_shows_the_text_that_the_shard_saw(name: str) -> None:
-    # reported: Dated ends the controller with an AttributeError, Demanding with a TypeError.
     recorded = warning_message(described(name, "the text"))
 
     assert str(recorded.message) == "the text"

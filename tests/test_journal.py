@@ -327,7 +327,6 @@ def test_a_run_without_tests_has_no_shares(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", ["²", "①", "1" * 5000])
 def test_what_only_looks_like_a_number_names_no_shard(number: str, runs: Path) -> None:
-    # reported: a ValueError, which pytest shows as an internal error.
     with pytest.raises(JournalError):
         read_share(runs, f"last:{number}")
 
@@ -537,7 +536,6 @@ def test_a_replay_that_is_impossible_is_refused(
 def test_a_replay_of_a_test_that_was_collected_twice_needs_it_twice(
     pytester: pytest.Pytester,
 ) -> None:
-    # reported: an internal error, IndexError, where it is collected once.
     pytester.makepyfile(test_a="def test_1(): pass")
     assert (
         pytester.runpytest_subprocess(

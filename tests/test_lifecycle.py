@@ -97,7 +97,6 @@ def test_a_slower_escalation_changes_nothing() -> None:
 
 
 def test_what_was_killed_stays_killed_for_that_reason() -> None:
-    # reported: once no step is left any later escalation counts as faster.
     attempt = life()
     attempt.escalate(after_timeout("late", 100.0, 10.0))
     attempt.due_steps(110.5)

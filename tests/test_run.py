@@ -424,7 +424,6 @@ def test_without_stealing_a_shard_that_runs_dry_leaves() -> None:
 
 
 def test_an_idle_shard_takes_over_when_a_late_one_joins() -> None:
-    # reported: only the late shard is asked, so the idle one waits for its first test to end.
     play = Play("a", "b c d e")
     play.start()
     play.collects(1)
@@ -654,7 +653,6 @@ def test_a_crash_after_the_last_test_is_a_problem_of_the_run() -> None:
 
 
 def test_a_crash_of_an_attempt_that_got_nowhere_ends_the_effort() -> None:
-    # reported: the tests are told with shard 0.
     play = begun("a b")
 
     assert play.exits(1, SEGFAULT) == [
@@ -681,7 +679,6 @@ def test_others_take_over_from_a_shard_that_is_given_up() -> None:
 
 
 def test_without_stealing_nobody_takes_over_from_a_shard_that_is_given_up() -> None:
-    # reported: each gets shard 0 and the reason of the first shard that was given up.
     play = begun("a b", "c", policy=policy(steal=False))
     play.exits(1, SEGFAULT)
     play.exits(2, Exit(code=3))
@@ -706,12 +703,10 @@ def test_the_number_of_restarts_is_that_of_the_whole_run() -> None:
     play.collects(1)
     play.runs_its_hand(1)
     reason = "shard 2 crashed with SIGSEGV, and --shard-restarts allows no more"
-    # reported: the tests are told with shard 0.
     assert play.closes() == [f"e not run: 2, {reason}", f"f not run: 2, {reason}"]
 
 
 def test_no_restart_at_all() -> None:
-    # reported: the test is told with shard 0.
     play = begun("a b", policy=policy(restarts=0))
     play.starts(1, "a")
 
@@ -724,7 +719,6 @@ def test_no_restart_at_all() -> None:
 
 
 def test_an_attempt_that_cannot_be_launched_is_not_tried_again() -> None:
-    # reported: a shard that was given up before there was a plan keeps its tests for itself.
     play = Play("a", "b")
     play.start()
 
@@ -769,8 +763,6 @@ def test_a_stream_that_broke_ends_its_attempt_at_once() -> None:
     ids=["unknown place", "negative place", "not begun", "rows of another shape"],
 )
 def test_an_event_that_cannot_be_ends_its_attempt_and_not_the_run(event: events.Event) -> None:
-    # reported: the controller ends with IndexError, AssertionError or ValueError, or a negative
-    # place begins another test.
     play = begun("a b")
 
     assert play.tells(1, event) == ["kill 1.1"]
@@ -924,7 +916,6 @@ def test_a_refusal_of_the_arguments_ends_the_run_at_once() -> None:
 
 
 def test_a_refusal_after_the_plan_was_made_leaves_nobody_green() -> None:
-    # reported: the tests that don't run count as asked for, and the run ends with exit code 0.
     play = Play("a", "b", policy=policy(jobs=1, steal=False))
     play.start()
     play.collects(1)
@@ -1056,7 +1047,6 @@ def test_a_shard_that_waits_for_others_is_given_more_time() -> None:
 
 
 def test_a_shard_that_does_not_begin_what_it_was_sent_times_out() -> None:
-    # reported: between two tests it counts as waiting for others, and is given more time for ever.
     play = begun("a b", policy=policy(shard_timeout=60.0))
 
     assert play.at(60.0) == ["stacks 1.1"]
@@ -1107,7 +1097,6 @@ def test_a_goodbye_without_running_is_no_completion() -> None:
     assert play.leaves(1) == ["ended 1.1: completed"]
     play.runs_its_hand(2)
     reason = "shard 1 ended without running all of its tests"
-    # reported: the tests are told with shard 0.
     assert play.closes() == [f"{name} not run: 1, {reason}" for name in "ab"]
 
 
@@ -1123,7 +1112,6 @@ def test_a_goodbye_in_the_middle_of_a_test_is_no_completion() -> None:
 
 
 def test_a_goodbye_before_anything_was_collected_makes_the_run_red() -> None:
-    # reported: nothing is told, so a run of such shards looks as if there were no tests.
     play = Play("a")
     play.start()
     play.hello(1)
@@ -1353,7 +1341,6 @@ def test_the_second_ctrl_c_kills_at_once() -> None:
 
 
 def test_the_second_ctrl_c_also_kills_what_does_not_end_after_its_goodbye() -> None:
-    # reported: a shard that has said goodbye keeps its twice the grace.
     play = begun("a")
     play.passes(1, "a")
     play.says_goodbye(1)
@@ -1374,7 +1361,6 @@ def test_ctrl_c_is_faster_than_a_timeout_but_does_not_wait_longer() -> None:
 
 
 def test_a_stop_does_not_rewrite_the_end_of_a_process_that_was_killed_already() -> None:
-    # reported: once no step is left any later escalation counts as faster.
     play = begun("a b", "c d", policy=policy(shard_timeout=60.0))
     play.starts(1, "a")
     play.at(60.0)
@@ -1386,7 +1372,6 @@ def test_a_stop_does_not_rewrite_the_end_of_a_process_that_was_killed_already() 
 
 
 def test_a_crash_during_the_grace_of_a_stop_is_still_a_crash() -> None:
-    # reported: it counts as stopped, and the test that crashed as not run.
     play = begun("a b", "c d")
     play.starts(2, "c")
     play.passes(1, "a", "failed")
@@ -1467,7 +1452,6 @@ class Worker:
         self.is_deaf = is_deaf
         self.is_hung = False
         self.exit: Exit | None = None
-        self.is_between_tests = False
         #: Sent and not finished.
         self.sent: set[int] = set()
         self.was_told_to_finish = False
@@ -1527,11 +1511,9 @@ class Worker:
             if file in self._doomed:
                 yield events.CollectReport({})
         digest = hashlib.sha256(" ".join(self.nodeids).encode()).hexdigest()
-        self.is_between_tests = True
         yield events.Collected(len(self.nodeids), digest, len(self._doomed))
         if not self._doomed or self._world.continue_on_collection_errors:
             yield from self._run()
-        self.is_between_tests = False
         yield events.Finishing()
         yield events.Goodbye(0, {})
 
@@ -1549,12 +1531,10 @@ class Worker:
             if not self._hand:
                 return
             place = self._hand.popleft()
-            self.is_between_tests = False
             yield events.Started(place)
             if self.nodeids[place] not in self._world.silent:
                 for when in ("setup", "call", "teardown"):
                     yield events.Reported(place, when, "passed", xfail=False, data={})
-            self.is_between_tests = True
             yield events.Finished(place, 0.01)
 
     def _must_wait(self) -> bool:
@@ -1630,7 +1610,6 @@ class AnyHistory(RuleBasedStateMachine):
         self.problems: list[str] = []
         self.was_doomed = False
         self.has_left_in_order = False
-        self.was_lost_before_the_plan = False
         self.next_launch_fails = False
         self.next_is_deaf = False
         #: Nothing has happened that should not.
@@ -1685,8 +1664,7 @@ class AnyHistory(RuleBasedStateMachine):
     @rule(data=st.data())
     def hang(self, data: st.DataObject) -> None:
         worker = self.some_worker(data)
-        # reported: between two tests the run does not notice.
-        worker.is_hung = not worker.is_between_tests
+        worker.is_hung = True
 
     @precondition(lambda self: self.workers)
     @rule(data=st.data())
@@ -1760,7 +1738,6 @@ class AnyHistory(RuleBasedStateMachine):
         del self.workers[worker.attempt]
         if worker.was_told_to_finish and worker.exit == ENDED:
             self.has_left_in_order = True
-        self.was_lost_before_the_plan = self.was_lost_before_the_plan or not self.run.is_planned
         self.perform(self.run.exited(worker.attempt, worker.exit, "", self.now))
         return True
 
@@ -1785,7 +1762,6 @@ class AnyHistory(RuleBasedStateMachine):
         if self.next_launch_fails:
             self.next_launch_fails = False
             self.is_harmless = False
-            self.was_lost_before_the_plan = True
             self.perform(self.run.not_launched(launch.attempt, "no place", self.now))
             return
         self.workers[launch.attempt] = Worker(self.world, launch, is_deaf=self.next_is_deaf)
@@ -1895,8 +1871,6 @@ class AnyHistory(RuleBasedStateMachine):
             # Those may be left with nobody but their host, and a doomed file costs a shard.
             and not self.world.serial
             and not self.was_doomed
-            # reported: what was planned for a shard that is given up already is lost.
-            and not self.was_lost_before_the_plan
         )
 
 

@@ -151,7 +151,6 @@ def test_every_test_is_counted_once() -> None:
         (1.0, notices.TestNotRun(2, item, 0, "no shard had it", asked=False)),
     )
 
-    # reported: the second one is counted twice.
     assert given.statuses == {Status.PASSED: 1, Status.NOT_RUN: 2}
 
 
@@ -255,7 +254,6 @@ def test_tests_that_did_not_run_are_named_with_their_reason(
 def test_the_sum_is_right_where_a_shard_collects_more_than_the_plan_has(
     pytester: pytest.Pytester,
 ) -> None:
-    # reported: what is found later is missing from the sum, which has no right side then.
     pytester.makepyfile(
         test_a="def test_1(): pass",
         test_b="""
@@ -274,7 +272,6 @@ def test_the_sum_is_right_where_a_shard_collects_more_than_the_plan_has(
 
 
 def test_what_no_plugin_reported_is_counted_once(pytester: pytest.Pytester) -> None:
-    # reported: it is counted twice.
     pytester.makeconftest(
         """
         def pytest_runtest_protocol(item):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -139,7 +140,7 @@ def read_share(directory: Path, name: str) -> Share:
     Raises ``JournalError``.
     """
     run, _, number = name.rpartition(":")
-    if not run or not number.isdigit():
+    if not run or not re.fullmatch("[0-9]{1,9}", number):
         raise JournalError(f"{name} names no shard of a run: give RUN:SHARD, like last:2")
     path = _find(directory, run)
     nodeids: list[str] = []

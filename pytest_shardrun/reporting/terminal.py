@@ -64,7 +64,9 @@ class Figures:
                 if notice.seconds > figures.slowest_seconds:
                     figures.slowest_seconds = notice.seconds
                     figures.slowest = notice.item.nodeid
-                self._count(notice.status)
+                # Told as not run as well, if that is what it is.
+                if notice.status is not Status.NOT_RUN:
+                    self._count(notice.status)
             case notices.TestNotRun():
                 self._count(Status.NOT_RUN)
             case _:
@@ -103,6 +105,8 @@ class ShardTerminal:
                 self._problems.append(notice)
             case notices.TestNotRun():
                 self._not_run.append(notice)
+            case notices.FoundLater(_, items):
+                self._collected += len(items)
             case notices.AttemptEnded(attempt, ending) if ending.kind not in (
                 EndingKind.COMPLETED,
                 EndingKind.STOPPED,

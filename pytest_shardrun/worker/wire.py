@@ -17,6 +17,7 @@ _TUPLE: Final = "()"
 _BYTES: Final = "b"
 _PAIRS: Final = "{}"
 _SET: Final = "set"
+_FROZEN_SET: Final = "frozenset"
 _TAG: Final = "$"
 
 _encode: Final = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
@@ -67,9 +68,14 @@ def pack(value: object, complain: Complain, path: str = "") -> Any:
     if isinstance(value, (bytes, bytearray)):
         return {_TAG: _BYTES, "v": base64.b64encode(value).decode("ascii")}
     if isinstance(value, (set, frozenset)):
-        return {_TAG: _SET, "v": [pack(each, complain, path) for each in value]}
+        tag = _FROZEN_SET if isinstance(value, frozenset) else _SET
+        return {_TAG: tag, "v": [pack(each, complain, path) for each in value]}
     complain(path.lstrip("."), value)
-    return str(value)
+    try:
+        return str(value)
+    except Exception:
+        # The user's own code; plain pytest need not have asked for the text.
+        return f"<{kind.__module__}.{kind.__qualname__} without a text>"
 
 
 def unpack(value: Any) -> Any:
@@ -88,6 +94,8 @@ def unpack(value: Any) -> Any:
         return {unpack(key): unpack(each) for key, each in content}
     if tag == _SET:
         return {unpack(each) for each in content}
+    if tag == _FROZEN_SET:
+        return frozenset(unpack(each) for each in content)
     if tag == _BYTES:
         return base64.b64decode(content)
     raise ValueError(f"unknown tag {tag!r}")
