@@ -24,6 +24,10 @@ OUTPUT_TAIL: Final = 32 * 1024
 DRAIN_SECONDS: Final = 2.0
 #: How long messages may be taken without a look at the deadlines.
 BUSY_SECONDS: Final = 0.05
+#: How long a stream gathers events after some were taken from it.
+GATHER_SECONDS: Final = 0.004
+#: Bytes in a chunk behind which more must be waiting.
+FULL_CHUNK: Final = 32 * 1024
 #: Chunks of 64 KiB that may wait for the loop before workers have to.
 _ROOM: Final = 256
 
@@ -263,6 +267,10 @@ class Supervisor:
             self._inbox.put(_Chunk(attempt, data))
             if not data:
                 return
+            if len(data) < FULL_CHUNK:
+                # The events of tiny tests come one by one: to wake up for each takes longer than
+                # the tests.
+                time.sleep(GATHER_SECONDS)
 
     def _read_output(self, attempt: Attempt, process: ShardProcess) -> None:
         while True:

@@ -239,8 +239,9 @@ class ShardWorker:
 
     @pytest.hookimpl
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        # Built-in subtests change the report of the whole test in this hook.
-        self._config.hook.pytest_report_teststatus(report=report, config=self._config)
+        if report.when == "call":
+            # Built-in subtests change the report of the whole test in this hook.
+            self._config.hook.pytest_report_teststatus(report=report, config=self._config)
         xfail = hasattr(report, "wasxfail")
         data = self._serialise(report)
         self._stream.put("report", self._running, report.when, report.outcome, xfail, data)

@@ -22,6 +22,8 @@ _TAG: Final = "$"
 
 _encode: Final = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 
+_decode: Final = json.JSONDecoder().decode
+
 Complain = Callable[[str, object], None]
 
 
@@ -32,7 +34,7 @@ def encode(value: object) -> bytes:
 
 def decode(line: bytes) -> Any:
     """The plain JSON value of a line; ``ValueError`` where it is none."""
-    return json.loads(line)
+    return _decode(line.decode("utf-8"))
 
 
 def pack(value: object, complain: Complain, path: str = "") -> Any:
