@@ -108,7 +108,11 @@ class WorkerProcess:
 
     def wait(self) -> Exit:
         # The zombie keeps the number of the group from being used again until it is killed.
-        os.waitid(os.P_PID, self._popen.pid, os.WEXITED | os.WNOWAIT)
+        # macOS has no waitid before Python 3.13; there the number is free for a moment.
+        if hasattr(os, "waitid"):
+            os.waitid(os.P_PID, self._popen.pid, os.WEXITED | os.WNOWAIT)
+        else:
+            self._popen.wait()
         with self._reaping:
             guard.kill_group(self._popen.pid)
             guard.kill_marked(*self._marks)
