@@ -80,7 +80,7 @@ RECIPES: Final[dict[str, Recipe]] = {
     ),
     "tomlkit": Recipe(requirements=("PyYAML",)),
     "wcwidth": Recipe(requirements=("pytest-benchmark", "pytest-codspeed", "pytest-cov")),
-    # The development server's reloader watches the file system of the whole environment.
+    # Plain pytest has been seen to hang in the tests that start the development server.
     "werkzeug": Recipe(arguments=("-m", "not dev_server")),
 }
 

@@ -9,6 +9,7 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Generator, Mapping
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -50,6 +51,8 @@ class ShardWorker:
         self._launch = launch
         self._config: pytest.Config
         self._session: pytest.Session
+        basetemp = launch["basetemp"]
+        self._scratch = Path(basetemp).parent if basetemp else None
         self._clock = time.perf_counter
         self._queue: deque[int] = deque()
         self._more = True
@@ -112,6 +115,11 @@ class ShardWorker:
         self._stream.put("xml", nodeid, name, value)
 
     # Collection
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_ignore_collect(self, collection_path: Path) -> bool | None:
+        # A --basetemp among the tests: shards that are ahead make and remove directories there.
+        return True if collection_path == self._scratch else None
 
     @pytest.hookimpl
     def pytest_collectstart(self, collector: pytest.Collector) -> None:
