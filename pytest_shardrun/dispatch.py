@@ -1,26 +1,24 @@
-"""Queues, batches and taking over work."""
+"""Which shard is sent which tests, and when."""
 
 from __future__ import annotations
 
-import enum
 import itertools
 import math
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, final
 
 from pytest_shardrun.model import UNKNOWN_SECONDS, Plan, Unit
 
-#: A worker holds its last test until it knows the next one, so one in hand is too few.
-LEAST_AHEAD: Final = 2
+from .queues import LEAST_AHEAD, Part, Queue, Runner, State, seconds_of, without
+from .takeover import TakeOver
+
 MOST_AHEAD: Final = 64
 SECONDS_AHEAD: Final = 0.1
 #: How many of a shard's latest tests its mean of seconds remembers, roughly.
 MEMORY: Final = 8
-#: Keeps sums of expected seconds meaningful where a plan expects no time at all.
-LEAST_SECONDS: Final = 1e-6
 
 
 @final
@@ -32,125 +30,6 @@ class Batch:
     positions: tuple[int, ...]
     #: False: nothing else is foreseen, so the last test need not wait for a next one.
     more: bool
-
-
-@final
-class _State(enum.IntEnum):
-    """What is known of a shard's process; the serial tests prefer the lowest."""
-
-    LIVING = 0
-    STARTING = 1
-    LOST = 2
-    WAITING = 3
-    GONE = 4
-
-
-@final
-@dataclass(slots=True)
-class _Part:
-    """What a queue still holds of one unit."""
-
-    unit: Unit
-    positions: tuple[int, ...]
-    start: int = 0
-    #: A test of it was sent from this queue.
-    begun: bool = False
-
-    def __len__(self) -> int:
-        return len(self.positions) - self.start
-
-    @property
-    def unsent(self) -> tuple[int, ...]:
-        return self.positions[self.start :] if self.start else self.positions
-
-    @property
-    def seconds(self) -> float:
-        return _seconds(self.unit, len(self))
-
-
-@final
-@dataclass(slots=True)
-class _Queue:
-    """Unsent tests in order, with their sums."""
-
-    parts: deque[_Part] = field(default_factory=deque)
-    count: int = 0
-    seconds: float = 0.0
-
-    def append(self, part: _Part) -> None:
-        self.parts.append(part)
-        self.count += len(part)
-        self.seconds += part.seconds
-
-    def pop(self) -> _Part:
-        part = self.parts.pop()
-        self._shrink(part.unit, len(part))
-        return part
-
-    def send(self) -> tuple[int, Unit]:
-        """Take out the first test."""
-        part = self.parts[0]
-        position = part.positions[part.start]
-        part.start += 1
-        part.begun = True
-        if not part:
-            self.parts.popleft()
-        self._shrink(part.unit, 1)
-        return position, part.unit
-
-    def put_back(self, unit: Unit, positions: tuple[int, ...]) -> None:
-        """Return tests that were sent to the head, joined with the rest of their unit."""
-        rest: tuple[int, ...] = ()
-        if self.parts and self.parts[0].unit is unit:
-            rest = self.parts.popleft().unsent
-        self.parts.appendleft(_Part(unit, positions + rest, begun=True))
-        self.count += len(positions)
-        self.seconds += _seconds(unit, len(positions))
-
-    def clear(self) -> tuple[_Part, ...]:
-        parts = tuple(self.parts)
-        self.parts.clear()
-        self.count = 0
-        self.seconds = 0.0
-        return parts
-
-    def positions(self) -> Iterator[int]:
-        return itertools.chain.from_iterable(part.unsent for part in self.parts)
-
-    def _shrink(self, unit: Unit, count: int) -> None:
-        self.count -= count
-        # What rounding leaves over must not outlive the tests.
-        self.seconds = self.seconds - _seconds(unit, count) if self.count else 0.0
-
-
-@final
-@dataclass(slots=True)
-class _Shard:
-    """What the dispatcher knows of one shard."""
-
-    number: int
-    state: _State = _State.WAITING
-    queue: _Queue = field(default_factory=_Queue)
-    #: In the order of sending; None stands for a serial test's unit.
-    in_flight: dict[int, Unit | None] = field(default_factory=dict)
-    #: What its latest collection lacks; unknown and empty until it has joined once.
-    missing: set[int] = field(default_factory=set)
-    collected: bool = False
-    #: It was said that it may finish.
-    dismissed: bool = False
-    told_more: bool = False
-    mean_seconds: float | None = None
-    #: The revision at which there was nothing to take over.
-    dry_at: int = -1
-
-    @property
-    def has_process(self) -> bool:
-        return self.state in (_State.LIVING, _State.STARTING)
-
-    @property
-    def can_run(self) -> bool:
-        """Whether tests can be sent to it, now or after its process has started."""
-        return self.state is not _State.GONE and not self.dismissed
 
 
 @final
@@ -178,14 +57,15 @@ class Dispatcher:
     def __init__(self, plan: Plan, *, steal: bool) -> None:
         self._steal: Final = steal
         self._measured: Final = plan.measured
-        self._shards: Final[dict[int, _Shard]] = {}
+        self._shards: Final[dict[int, Runner]] = {}
         for planned in plan.shards:
-            shard = self._shards[planned.number] = _Shard(planned.number)
+            shard = self._shards[planned.number] = Runner(planned.number)
             for unit in planned.units:
                 if unit.positions:
-                    shard.queue.append(_Part(unit, unit.positions))
+                    shard.queue.append(Part(unit, unit.positions))
         #: Unsent tests that their own shard cannot run; whoever has them takes them over.
-        self._orphans: Final = _Queue()
+        self._orphans: Final = Queue()
+        self._takeover: Final = TakeOver(self._shards, self._orphans, steal=steal)
         self._stranded: Final[list[int]] = []
         self._serial: dict[int, None] = dict.fromkeys(plan.serial)
         #: The shard that has serial tests in flight, and then nothing but those.
@@ -210,8 +90,8 @@ class Dispatcher:
         ran dry are dismissed, which could have helped it.
         """
         starting = self._shard(shard)
-        assert starting.state is not _State.GONE, shard
-        starting.state = _State.STARTING
+        assert starting.state is not State.GONE, shard
+        starting.state = State.STARTING
         self._revision += 1
 
     def joined(
@@ -222,9 +102,9 @@ class Dispatcher:
         It lacks `missing`, of all positions known so far; nobody had `extra` before.
         """
         newcomer = self._shard(shard)
-        assert newcomer.state is not _State.GONE, shard
+        assert newcomer.state is not State.GONE, shard
         assert not newcomer.in_flight, shard
-        newcomer.state = _State.LIVING
+        newcomer.state = State.LIVING
         newcomer.collected = True
         newcomer.missing = set(missing)
         if missing:
@@ -232,7 +112,7 @@ class Dispatcher:
         if extra:
             unit = Unit(tuple(extra), self._usual_seconds * len(extra))
             queue = newcomer.queue if newcomer.can_run else self._orphans
-            queue.append(_Part(unit, unit.positions))
+            queue.append(Part(unit, unit.positions))
             self._unsent += len(extra)
             self._remaining += len(extra)
             for other in self._shards.values():
@@ -243,7 +123,7 @@ class Dispatcher:
     def next_batch(self, shard: int) -> Batch | None:
         """What to send to this shard now, or None for nothing new to say."""
         asking = self._shards.get(shard)
-        if asking is None or asking.state is not _State.LIVING or asking.dismissed or self._stopped:
+        if asking is None or asking.state is not State.LIVING or asking.dismissed or self._stopped:
             return None
         positions = self._send(asking)
         more = self._has_more(asking)
@@ -274,8 +154,8 @@ class Dispatcher:
             del loser.in_flight[blamed]
             self._remaining -= 1
         self._take_back(loser)
-        if loser.state is not _State.GONE:
-            loser.state = _State.LOST
+        if loser.state is not State.GONE:
+            loser.state = State.LOST
         self._revision += 1
 
     def give_up(self, shard: int) -> None:
@@ -285,10 +165,10 @@ class Dispatcher:
         """
         gone = self._shard(shard)
         self._take_back(gone)
-        gone.state = _State.GONE
+        gone.state = State.GONE
         for part in gone.queue.clear():
             if self._steal:
-                self._orphans.append(_Part(part.unit, part.unsent))
+                self._orphans.append(Part(part.unit, part.unsent))
             else:
                 self._stranded.extend(part.unsent)
                 self._unsent -= len(part)
@@ -313,7 +193,7 @@ class Dispatcher:
         if idle.in_flight:
             return False
         if not self._stopped:
-            if idle.queue.parts or self._source(idle) is not None:
+            if idle.queue.parts or self._can_take_over(idle):
                 return False
             if idle.has_process and self._place_is_awaited():
                 if self._must_stay_for_serial(idle):
@@ -343,12 +223,12 @@ class Dispatcher:
         """How many tests are neither finished nor settled, wherever they are."""
         return self._remaining
 
-    def _shard(self, number: int) -> _Shard:
+    def _shard(self, number: int) -> Runner:
         if number not in self._shards:
-            self._shards[number] = _Shard(number)
+            self._shards[number] = Runner(number)
         return self._shards[number]
 
-    def _send(self, shard: _Shard) -> tuple[int, ...]:
+    def _send(self, shard: Runner) -> tuple[int, ...]:
         wanted = self._wanted(shard)
         # Refilled when half empty: tiny tests travel in batches.
         if len(shard.in_flight) > max(LEAST_AHEAD - 1, wanted // 2):
@@ -357,7 +237,7 @@ class Dispatcher:
             return positions
         return self._send_serial(shard)
 
-    def _wanted(self, shard: _Shard) -> int:
+    def _wanted(self, shard: Runner) -> int:
         """How many tests should be in flight at a shard."""
         if shard.mean_seconds is None:
             return LEAST_AHEAD
@@ -366,25 +246,25 @@ class Dispatcher:
         share = self._unsent // (2 * self._survey().living)
         return max(LEAST_AHEAD, min(wanted, share))
 
-    def _send_parallel(self, shard: _Shard, wanted: int) -> tuple[int, ...]:
+    def _send_parallel(self, shard: Runner, wanted: int) -> tuple[int, ...]:
         positions: list[int] = []
-        expected = sum(_seconds(unit, 1) for unit in shard.in_flight.values() if unit)
+        expected = sum(seconds_of(unit, 1) for unit in shard.in_flight.values() if unit)
         while True:
             # A slow test behind many quick ones should stay where others can take it over.
             if self._measured and expected >= SECONDS_AHEAD:
                 wanted = LEAST_AHEAD
             if len(shard.in_flight) >= wanted:
                 break
-            if not shard.queue.parts and not self._take_over(shard):
+            if not shard.queue.parts and not self._takeover.take(shard, self._revision):
                 break
             position, unit = shard.queue.send()
             shard.in_flight[position] = unit
             positions.append(position)
-            expected += _seconds(unit, 1)
+            expected += seconds_of(unit, 1)
         self._unsent -= len(positions)
         return tuple(positions)
 
-    def _send_serial(self, shard: _Shard) -> tuple[int, ...]:
+    def _send_serial(self, shard: Runner) -> tuple[int, ...]:
         positions: list[int] = []
         share = self._serial_turn(shard)
         while share and len(shard.in_flight) < LEAST_AHEAD:
@@ -395,105 +275,28 @@ class Dispatcher:
             positions.append(position)
         return tuple(positions)
 
-    def _has_more(self, shard: _Shard) -> bool:
+    def _has_more(self, shard: Runner) -> bool:
         if self._serial_host is None:
-            return bool(shard.queue.parts) or self._source(shard) is not None
+            return bool(shard.queue.parts) or self._can_take_over(shard)
         return self._serial_host == shard.number and bool(self._serial_turn(shard))
 
-    def _source(self, thief: _Shard) -> tuple[_Queue, int] | None:
-        """The queue from which this shard can take something, and how many tests at most."""
-        if thief.dry_at == self._revision:
-            return None
-        if self._offers(self._orphans, self._orphans.count, thief):
-            return self._orphans, self._orphans.count
-        if self._steal:
-            victims = [
-                shard
-                for shard in self._shards.values()
-                if shard is not thief and shard.collected and shard.queue.parts
-            ]
-            victims.sort(key=lambda victim: victim.queue.seconds, reverse=True)
-            for victim in victims:
-                most = _spare(victim, thief)
-                if self._offers(victim.queue, most, thief):
-                    return victim.queue, most
-        thief.dry_at = self._revision
-        return None
+    def _can_take_over(self, thief: Runner) -> bool:
+        return self._takeover.source(thief, self._revision) is not None
 
-    def _offers(self, queue: _Queue, most: int, thief: _Shard) -> bool:
-        alone = len(queue.parts) == 1
-        return any(
-            self._offer(queue, part, most, thief, alone=alone) for part in reversed(queue.parts)
-        )
-
-    def _offer(
-        self, queue: _Queue, part: _Part, most: int, thief: _Shard, *, alone: bool
-    ) -> tuple[int, ...]:
-        """What this shard can take of a part that is `alone` in its queue, or is not."""
-        if most <= 0:
-            return ()
-        has_all = not thief.missing or thief.missing.isdisjoint(part.unsent)
-        if part.unit.divisible:
-            offered = part.unsent if has_all else _without(part.unsent, thief.missing)
-            return offered[len(offered) // 2 if alone or part.begun else 0 :][-most:]
-        if queue is not self._orphans:
-            whole = has_all and not alone and not part.begun and len(part) <= most
-            return part.unsent if whole else ()
-        if has_all:
-            return part.unsent
-        if any(
-            shard.can_run and shard.missing.isdisjoint(part.unsent)
-            for shard in self._shards.values()
-        ):
-            return ()
-        # Nobody has the whole group: better in pieces than not at all.
-        return _without(part.unsent, thief.missing)
-
-    def _take_over(self, thief: _Shard) -> bool:
-        """Move up to half of another queue's seconds, and at least something, to an empty one."""
-        source = self._source(thief)
-        if source is None:
-            return False
-        queue, most = source
-        enough = queue.seconds / 2
-        taken: list[_Part] = []
-        passed: list[_Part] = []
-        seconds = 0.0
-        while queue.parts:
-            part = queue.pop()
-            alone = not queue.parts and not passed
-            positions = self._offer(queue, part, most, thief, alone=alone)
-            gain = _seconds(part.unit, len(positions))
-            if taken and seconds + gain > enough:
-                passed.append(part)
-                break
-            if positions:
-                taken.append(_Part(part.unit, positions))
-                seconds += gain
-                most -= len(positions)
-            if len(positions) < len(part):
-                rest = _without(part.unsent, set(positions))
-                passed.append(_Part(part.unit, rest, begun=part.begun))
-        for part in reversed(passed):
-            queue.append(part)
-        for part in reversed(taken):
-            thief.queue.append(part)
-        return True
-
-    def _give_away_missing(self, shard: _Shard) -> None:
+    def _give_away_missing(self, shard: Runner) -> None:
         """Part with the tests that this shard turned out to lack, and with groups of such tests."""
         for part in shard.queue.clear():
             lacks = tuple(position for position in part.unsent if position in shard.missing)
             if not lacks:
                 shard.queue.append(part)
             elif not part.unit.divisible:
-                self._orphans.append(_Part(part.unit, part.unsent))
+                self._orphans.append(Part(part.unit, part.unsent))
             else:
-                self._orphans.append(_Part(part.unit, lacks))
-                if rest := _without(part.unsent, shard.missing):
-                    shard.queue.append(_Part(part.unit, rest))
+                self._orphans.append(Part(part.unit, lacks))
+                if rest := without(part.unsent, shard.missing):
+                    shard.queue.append(Part(part.unit, rest))
 
-    def _take_back(self, shard: _Shard) -> None:
+    def _take_back(self, shard: Runner) -> None:
         """Return what is in flight at a process that is gone."""
         if self._serial_host == shard.number:
             self._serial = dict.fromkeys((*shard.in_flight, *self._serial))
@@ -517,18 +320,18 @@ class Dispatcher:
         hosts: dict[int, deque[int]] = {}
         serial = tuple(self._serial)
         for shard in runners:
-            share = _without(serial, shard.missing)
+            share = without(serial, shard.missing)
             if share:
                 hosts[shard.number] = deque(share)
                 serial = tuple(position for position in serial if position in shard.missing)
         orphans = set(self._orphans.positions())
         for shard in runners:
             orphans &= shard.missing
-        living = sum(shard.state is _State.LIVING for shard in runners)
+        living = sum(shard.state is State.LIVING for shard in runners)
         self._reach = _Reach(self._revision, living, hosts, serial, tuple(orphans))
         return self._reach
 
-    def _serial_turn(self, shard: _Shard) -> deque[int]:
+    def _serial_turn(self, shard: Runner) -> deque[int]:
         """The serial tests that this shard may be sent now."""
         closed: deque[int] = deque()
         if (
@@ -560,11 +363,11 @@ class Dispatcher:
                 and any(shard.in_flight for shard in self._shards.values())
             )
         return any(
-            shard.can_run and shard.state is not _State.LIVING and shard.queue.parts
+            shard.can_run and shard.state is not State.LIVING and shard.queue.parts
             for shard in self._shards.values()
         )
 
-    def _must_stay_for_serial(self, host: _Shard) -> bool:
+    def _must_stay_for_serial(self, host: Runner) -> bool:
         """Whether serial tests need this shard although another could use its place meanwhile."""
         share = set(self._survey().hosts.get(host.number, ()))
         for shard in self._shards.values():
@@ -584,34 +387,11 @@ class Dispatcher:
         awaited = sum(
             shard.can_run
             and not shard.has_process
-            and bool(shard.queue.parts or self._source(shard) is not None)
+            and bool(shard.queue.parts or self._can_take_over(shard))
             for shard in self._shards.values()
         )
         leaving = sum(shard.dismissed and shard.has_process for shard in self._shards.values())
         return awaited > leaving
-
-
-def _spare(victim: _Shard, thief: _Shard) -> int:
-    """How many unsent tests another shard can do without.
-
-    A worker that has not been served yet keeps what it will be sent at once: it must not end up
-    with less to do than the shard that came first.
-    """
-    if victim.state is not _State.LIVING:
-        return victim.queue.count
-    due = min(len(thief.in_flight) + 1, LEAST_AHEAD) - len(victim.in_flight)
-    return victim.queue.count - max(due, 0)
-
-
-def _seconds(unit: Unit, count: int) -> float:
-    """What so many tests of a unit are expected to take."""
-    return count * max(unit.expected_seconds / len(unit.positions), LEAST_SECONDS)
-
-
-def _without(positions: tuple[int, ...], missing: AbstractSet[int]) -> tuple[int, ...]:
-    if not missing:
-        return positions
-    return tuple(position for position in positions if position not in missing)
 
 
 def _unit_of(sent: tuple[int, Unit | None]) -> Unit | None:

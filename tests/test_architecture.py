@@ -21,7 +21,7 @@ ROWS: Final[dict[int, tuple[str, ...]]] = {
     5: ("plugin", "cli"),
     4: ("controller", "hookspecs", "nodes", "replay", "replaying", "reporting."),
     3: ("supervisor", "executors."),
-    2: ("dispatch", "lifecycle", "ledger", "run", "executors.base"),
+    2: ("dispatch", "lifecycle", "ledger", "queues", "run", "takeover", "executors.base"),
     1: ("events", "notices", "planning.", "settings"),
     0: ("cpus", "model", "worker."),
 }
@@ -35,6 +35,8 @@ PURE: Final = (
     "events",
     "planning.scopes",
     "planning.splitters",
+    "queues",
+    "takeover",
     "dispatch",
     "lifecycle",
     "ledger",

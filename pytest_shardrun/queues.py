@@ -1,0 +1,148 @@
+"""What each shard still has to run."""
+
+from __future__ import annotations
+
+import enum
+import itertools
+from collections import deque
+from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+from typing import Final, final
+
+from pytest_shardrun.model import Unit
+
+#: A worker holds its last test until it knows the next one, so one in hand is too few.
+LEAST_AHEAD: Final = 2
+#: Keeps sums of expected seconds meaningful where a plan expects no time at all.
+LEAST_SECONDS: Final = 1e-6
+
+
+@final
+class State(enum.IntEnum):
+    """What is known of a shard's process; the serial tests prefer the lowest."""
+
+    LIVING = 0
+    STARTING = 1
+    LOST = 2
+    WAITING = 3
+    GONE = 4
+
+
+@final
+@dataclass(slots=True)
+class Part:
+    """What a queue still holds of one unit."""
+
+    unit: Unit
+    positions: tuple[int, ...]
+    start: int = 0
+    #: A test of it was sent from this queue.
+    begun: bool = False
+
+    def __len__(self) -> int:
+        return len(self.positions) - self.start
+
+    @property
+    def unsent(self) -> tuple[int, ...]:
+        return self.positions[self.start :] if self.start else self.positions
+
+    @property
+    def seconds(self) -> float:
+        return seconds_of(self.unit, len(self))
+
+
+@final
+@dataclass(slots=True)
+class Queue:
+    """Unsent tests in order, with their sums."""
+
+    parts: deque[Part] = field(default_factory=deque)
+    count: int = 0
+    seconds: float = 0.0
+
+    def append(self, part: Part) -> None:
+        self.parts.append(part)
+        self.count += len(part)
+        self.seconds += part.seconds
+
+    def pop(self) -> Part:
+        part = self.parts.pop()
+        self._shrink(part.unit, len(part))
+        return part
+
+    def send(self) -> tuple[int, Unit]:
+        """Take out the first test."""
+        part = self.parts[0]
+        position = part.positions[part.start]
+        part.start += 1
+        part.begun = True
+        if not part:
+            self.parts.popleft()
+        self._shrink(part.unit, 1)
+        return position, part.unit
+
+    def put_back(self, unit: Unit, positions: tuple[int, ...]) -> None:
+        """Return tests that were sent to the head, joined with the rest of their unit."""
+        rest: tuple[int, ...] = ()
+        if self.parts and self.parts[0].unit is unit:
+            rest = self.parts.popleft().unsent
+        self.parts.appendleft(Part(unit, positions + rest, begun=True))
+        self.count += len(positions)
+        self.seconds += seconds_of(unit, len(positions))
+
+    def clear(self) -> tuple[Part, ...]:
+        parts = tuple(self.parts)
+        self.parts.clear()
+        self.count = 0
+        self.seconds = 0.0
+        return parts
+
+    def positions(self) -> Iterator[int]:
+        return itertools.chain.from_iterable(part.unsent for part in self.parts)
+
+    def _shrink(self, unit: Unit, count: int) -> None:
+        self.count -= count
+        # What rounding leaves over must not outlive the tests.
+        self.seconds = self.seconds - seconds_of(unit, count) if self.count else 0.0
+
+
+@final
+@dataclass(slots=True)
+class Runner:
+    """What the dispatcher knows of one shard."""
+
+    number: int
+    state: State = State.WAITING
+    queue: Queue = field(default_factory=Queue)
+    #: In the order of sending; None stands for a serial test's unit.
+    in_flight: dict[int, Unit | None] = field(default_factory=dict)
+    #: What its latest collection lacks; unknown and empty until it has joined once.
+    missing: set[int] = field(default_factory=set)
+    collected: bool = False
+    #: It was said that it may finish.
+    dismissed: bool = False
+    told_more: bool = False
+    mean_seconds: float | None = None
+    #: The revision at which there was nothing to take over.
+    dry_at: int = -1
+
+    @property
+    def has_process(self) -> bool:
+        return self.state in (State.LIVING, State.STARTING)
+
+    @property
+    def can_run(self) -> bool:
+        """Whether tests can be sent to it, now or after its process has started."""
+        return self.state is not State.GONE and not self.dismissed
+
+
+def seconds_of(unit: Unit, count: int) -> float:
+    """What so many tests of a unit are expected to take."""
+    return count * max(unit.expected_seconds / len(unit.positions), LEAST_SECONDS)
+
+
+def without(positions: tuple[int, ...], missing: AbstractSet[int]) -> tuple[int, ...]:
+    if not missing:
+        return positions
+    return tuple(position for position in positions if position not in missing)

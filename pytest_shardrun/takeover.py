@@ -1,0 +1,117 @@
+"""What a dry shard takes over from others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, final
+
+from .queues import LEAST_AHEAD, Part, Queue, Runner, State, seconds_of, without
+
+
+@final
+class TakeOver:
+    """Finds and moves what a shard with nothing left can take.
+
+    Whole units first, halves of a unit where nothing else is left, and never a part of a group.
+    """
+
+    def __init__(self, shards: Mapping[int, Runner], orphans: Queue, *, steal: bool) -> None:
+        self._shards: Final = shards
+        #: Unsent tests that their own shard cannot run; whoever has them takes them over.
+        self._orphans: Final = orphans
+        self._steal: Final = steal
+
+    def source(self, thief: Runner, revision: int) -> tuple[Queue, int] | None:
+        """The queue from which this shard can take something, and how many tests at most.
+
+        A shard that found nothing is not served again at the same revision.
+        """
+        if thief.dry_at == revision:
+            return None
+        if self._offers(self._orphans, self._orphans.count, thief):
+            return self._orphans, self._orphans.count
+        if self._steal:
+            victims = [
+                shard
+                for shard in self._shards.values()
+                if shard is not thief and shard.collected and shard.queue.parts
+            ]
+            victims.sort(key=lambda victim: victim.queue.seconds, reverse=True)
+            for victim in victims:
+                most = _spare(victim, thief)
+                if self._offers(victim.queue, most, thief):
+                    return victim.queue, most
+        thief.dry_at = revision
+        return None
+
+    def take(self, thief: Runner, revision: int) -> bool:
+        """Move up to half of another queue's seconds, and at least something, to an empty one."""
+        source = self.source(thief, revision)
+        if source is None:
+            return False
+        queue, most = source
+        enough = queue.seconds / 2
+        taken: list[Part] = []
+        passed: list[Part] = []
+        seconds = 0.0
+        while queue.parts:
+            part = queue.pop()
+            alone = not queue.parts and not passed
+            positions = self._offer(queue, part, most, thief, alone=alone)
+            gain = seconds_of(part.unit, len(positions))
+            if taken and seconds + gain > enough:
+                passed.append(part)
+                break
+            if positions:
+                taken.append(Part(part.unit, positions))
+                seconds += gain
+                most -= len(positions)
+            if len(positions) < len(part):
+                rest = without(part.unsent, set(positions))
+                passed.append(Part(part.unit, rest, begun=part.begun))
+        for part in reversed(passed):
+            queue.append(part)
+        for part in reversed(taken):
+            thief.queue.append(part)
+        return True
+
+    def _offers(self, queue: Queue, most: int, thief: Runner) -> bool:
+        alone = len(queue.parts) == 1
+        return any(
+            self._offer(queue, part, most, thief, alone=alone) for part in reversed(queue.parts)
+        )
+
+    def _offer(
+        self, queue: Queue, part: Part, most: int, thief: Runner, *, alone: bool
+    ) -> tuple[int, ...]:
+        """What this shard can take of a part that is `alone` in its queue, or is not."""
+        if most <= 0:
+            return ()
+        has_all = not thief.missing or thief.missing.isdisjoint(part.unsent)
+        if part.unit.divisible:
+            offered = part.unsent if has_all else without(part.unsent, thief.missing)
+            return offered[len(offered) // 2 if alone or part.begun else 0 :][-most:]
+        if queue is not self._orphans:
+            whole = has_all and not alone and not part.begun and len(part) <= most
+            return part.unsent if whole else ()
+        if has_all:
+            return part.unsent
+        if any(
+            shard.can_run and shard.missing.isdisjoint(part.unsent)
+            for shard in self._shards.values()
+        ):
+            return ()
+        # Nobody has the whole group: better in pieces than not at all.
+        return without(part.unsent, thief.missing)
+
+
+def _spare(victim: Runner, thief: Runner) -> int:
+    """How many unsent tests another shard can do without.
+
+    A worker that has not been served yet keeps what it will be sent at once: it must not end up
+    with less to do than the shard that came first.
+    """
+    if victim.state is not State.LIVING:
+        return victim.queue.count
+    due = min(len(thief.in_flight) + 1, LEAST_AHEAD) - len(victim.in_flight)
+    return victim.queue.count - max(due, 0)
