@@ -19,10 +19,10 @@ ROOT: Final = Path(__file__).parents[1] / PACKAGE
 #: Imports go downwards, from a higher row to a lower one. A name ending in a dot is a package.
 ROWS: Final[dict[int, tuple[str, ...]]] = {
     5: ("plugin", "cli"),
-    4: ("controller", "hookspecs", "nodes", "replay", "replaying", "reporting."),
+    4: ("commands.", "controller", "hookspecs", "nodes", "replay", "replaying", "reporting."),
     3: ("supervisor", "executors."),
     2: ("dispatch", "lifecycle", "ledger", "queues", "run", "takeover", "executors.base"),
-    1: ("events", "notices", "planning.", "settings"),
+    1: ("advice", "events", "notices", "planning.", "settings"),
     0: ("cpus", "model", "worker."),
 }
 
@@ -31,6 +31,7 @@ ONE_IMPORTER: Final = ("docker", "filelock", "junitparser")
 
 #: Modules that decide; a clock or a process would make their tests guess.
 PURE: Final = (
+    "advice",
     "model",
     "events",
     "planning.scopes",

@@ -10,6 +10,7 @@ from typing import Any, Final
 import pytest
 
 from .. import notices
+from ..advice import advice_for, as_lines
 from ..model import Attempt, EndingKind, Plan, Status
 
 #: How many tests that did not run are named; ``-v`` names all.
@@ -167,6 +168,10 @@ class ShardTerminal:
             for position in positions:
                 nodeid = planned.items[position].nodeid
                 self._line(nodeid if quiet else f"  {nodeid}")
+        if not quiet:
+            loaded = self._config.pluginmanager.list_plugin_distinfo()
+            for line in as_lines(advice_for(each.project_name for _, each in loaded)):
+                self._line(line)
 
     def show_output(self, attempt: Attempt, data: bytes) -> None:
         """Take what a shard writes past pytest's capture; empty data is the end.
