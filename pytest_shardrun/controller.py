@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from . import notices
+from .actions import Launch, Stop
 from .events import Reported, Warned, XmlRecorded
 from .executors.base import Executor, LaunchOrder
 from .lifecycle import after_stop
@@ -27,7 +28,7 @@ from .planning.splitters import Splitter, make_plan
 from .replay import Replay
 from .reporting.journal import Journal, journal_directory
 from .reporting.terminal import ShardTerminal
-from .run import Launch, Run, Stop
+from .run import Run
 from .settings import Settings
 from .supervisor import Supervisor
 from .worker import options, wire

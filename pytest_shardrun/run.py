@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, TypeAlias, final
+from typing import TypeAlias
 
 from . import events, notices
+from .actions import Action, End, Launch, Send, Stop, Tell
+from .catalogue import Catalogue
 from .dispatch import Dispatcher
 from .ledger import Entry, Ledger, status_of
 from .lifecycle import (
@@ -22,87 +23,10 @@ from .lifecycle import (
     where,
 )
 from .model import Attempt, Ending, EndingKind, Exit, Item, Plan, Policy, Status
+from .shards import RunningTest, Shard
 
 #: Makes the plan for the tests that the first shard collected.
 Planner: TypeAlias = Callable[[Sequence[Item]], Plan]
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Launch:
-    """Start an attempt; ``doomed`` collectors fail with the reason instead of being imported."""
-
-    attempt: Attempt
-    doomed: dict[str, str]
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Send:
-    attempt: Attempt
-    data: bytes
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class End:
-    """Take a step towards the end of an attempt's process."""
-
-    attempt: Attempt
-    step: Step
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Tell:
-    notice: notices.Notice
-
-
-Action: TypeAlias = Launch | Send | End | Tell
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """Why and how the whole run ends early."""
-
-    reason: str
-    #: The user asked for it (-x, Ctrl-C), so what did not run is no surprise.
-    asked: bool
-    escalate: Callable[[str, float, float], Escalation]
-
-
-@dataclass(slots=True)
-class _RunningTest:
-    reports: list[events.Reported] = field(default_factory=list)
-    warnings: list[events.Warned] = field(default_factory=list)
-    xml: list[events.XmlRecorded] = field(default_factory=list)
-    started: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Collection:
-    """A shard's own collection: places in it are what its worker knows."""
-
-    #: Of the tests in the run's collection, by place.
-    positions: Sequence[int]
-    #: The other way round.
-    places: dict[int, int]
-    nodeids: list[str]
-
-
-@dataclass(slots=True)
-class _Shard:
-    number: int
-    attempts: int = 0
-    life: Life | None = None
-    digest: str = ""
-    collection: _Collection | None = None
-    #: What its process was told not to import.
-    doomed: frozenset[str] = frozenset()
-    test: _RunningTest | None = None
-    workeroutput: Any = None
-    given_up: str = ""
 
 
 class Run:
@@ -121,13 +45,10 @@ class Run:
         self._planner = planner
         self._plan_only = plan_only
         self._continue_on_collection_errors = continue_on_collection_errors
-        self._shards = {number: _Shard(number) for number in range(1, shards + 1)}
+        self._shards = {number: Shard(number) for number in range(1, shards + 1)}
         self._waiting = deque([1] if plan_only else self._shards)
         self._actions: list[Action] = []
-        self._items: list[Item] = []
-        self._known: dict[tuple[str, int], int] = {}
-        #: By digest.
-        self._collections: dict[str, _Collection] = {}
+        self._catalogue = Catalogue()
         self._dispatcher: Dispatcher | None = None
         self._doomed: dict[str, str] = {}
         self._restarts_left = policy.restarts
@@ -258,7 +179,7 @@ class Run:
     @property
     def items(self) -> Sequence[Item]:
         """The tests by position, in the order of collection."""
-        return self._items
+        return self._catalogue.items
 
     def close_books(self) -> list[notices.TestNotRun]:
         """Give every test that has none its final status; call it once, when the run is over."""
@@ -284,7 +205,7 @@ class Run:
             asked = self._stop is not None and self._stop.asked
             self.ledger.close(position, Entry(Status.NOT_RUN, number, reason))
             missing.append(
-                notices.TestNotRun(position, self._items[position], number, reason, asked)
+                notices.TestNotRun(position, self.items[position], number, reason, asked)
             )
         return missing
 
@@ -307,23 +228,17 @@ class Run:
     def _living(self) -> int:
         return sum(shard.life is not None for shard in self._shards.values())
 
-    def _launch(self, shard: _Shard, now: float) -> None:
-        shard.attempts += 1
-        attempt = Attempt(shard.number, shard.attempts)
-        shard.life = Life(attempt, launched=now)
-        shard.test = None
-        shard.collection = None
-        shard.doomed = frozenset(self._doomed)
-        shard.workeroutput = None
+    def _launch(self, shard: Shard, now: float) -> None:
+        life = shard.begin(self._doomed, now)
         if self._policy.shard_timeout is not None:
-            shard.life.deadline = now + self._policy.shard_timeout
+            life.deadline = now + self._policy.shard_timeout
         if self._dispatcher is not None:
             self._dispatcher.started(shard.number)
-        self._do(Launch(attempt, dict(self._doomed)))
+        self._do(Launch(life.attempt, dict(self._doomed)))
 
     # Events
 
-    def _handle(self, shard: _Shard, life: Life, event: events.Event, now: float) -> None:
+    def _handle(self, shard: Shard, life: Life, event: events.Event, now: float) -> None:
         match event:
             case events.Started(local):
                 if (
@@ -334,7 +249,7 @@ class Run:
                     raise events.BrokenStream(f"test {local} cannot start")
                 life.running = position = shard.collection.positions[local]
                 life.last_when = None
-                shard.test = _RunningTest(started=now)
+                shard.test = RunningTest(started=now)
                 self._tell(notices.TestStarted(life.attempt, position))
             case events.Reported():
                 if shard.test is None:
@@ -380,7 +295,7 @@ class Run:
                         f"{path or 'a value'} of type {type_name} cannot be sent from a shard and "
                         "became its text"
                         + (
-                            f" ({self._items[life.running].nodeid})"
+                            f" ({self.items[life.running].nodeid})"
                             if life.running is not None
                             else ""
                         )
@@ -411,7 +326,7 @@ class Run:
                 if life.escalation is None:
                     life.escalate(after_goodbye(now, self._policy.grace))
 
-    def _finish_test(self, shard: _Shard, life: Life, seconds: float) -> None:
+    def _finish_test(self, shard: Shard, life: Life, seconds: float) -> None:
         position, test = life.running, shard.test
         assert position is not None
         assert test is not None
@@ -426,7 +341,7 @@ class Run:
             notices.TestDone(
                 life.attempt,
                 position,
-                self._items[position],
+                self.items[position],
                 status,
                 seconds,
                 tuple(test.reports),
@@ -437,14 +352,14 @@ class Run:
         if not test.reports:
             self._tell(
                 notices.TestNotRun(
-                    position, self._items[position], shard.number, reason, asked=False
+                    position, self.items[position], shard.number, reason, asked=False
                 )
             )
 
     # Collection and plan
 
     def _collected(
-        self, shard: _Shard, life: Life, count: int, digest: str, errors: int, now: float
+        self, shard: Shard, life: Life, count: int, digest: str, errors: int, now: float
     ) -> None:
         life.collecting = None
         if life.dismissed or shard.given_up or self._stop is not None:
@@ -460,32 +375,19 @@ class Run:
                 self._give_up(shard, f"{life.attempt} could not collect what the others collected")
             return
         shard.digest = digest
-        if digest in self._collections:
+        if self._catalogue.collection(digest) is not None:
             self._join(shard, life)
         else:
             self._do(Send(life.attempt, events.LIST_COMMAND))
 
-    def _learn(self, shard: _Shard, life: Life, event: events.Collection, now: float) -> None:
+    def _learn(self, shard: Shard, life: Life, event: events.Collection, now: float) -> None:
         if life.dismissed or shard.given_up or self._stop is not None:
             return
-        found: dict[str, int] = {}
-        positions: list[int] = []
-        new: list[int] = []
-        if any(len(row) != 6 for row in event.rows):
-            raise events.BrokenStream("rows of another shape")
-        for nodeid, file, line, domain, group, serial in event.rows:
-            occurrence = found.get(nodeid, 0)
-            found[nodeid] = occurrence + 1
-            key = (nodeid, occurrence)
-            position = self._known.get(key)
-            if position is None:
-                position = self._known[key] = len(self._items)
-                self._items.append(Item(nodeid, (file, line, domain), occurrence, group, serial))
-                new.append(position)
-            positions.append(position)
+        new = self._catalogue.learn(shard.digest, event.rows)
+        items = self._catalogue.items
         self.ledger.open(len(new))
         if self._dispatcher is None:
-            plan = self._planner(self._items)
+            plan = self._planner(items)
             self._dispatcher = Dispatcher(plan, steal=self._policy.steal)
             for other in self._shards.values():
                 if other.given_up:
@@ -497,7 +399,7 @@ class Run:
                 for planned in plan.shards
                 for position in planned.positions
             }
-            self._tell(notices.Planned(tuple(self._items), plan, event.deselected, event.lines))
+            self._tell(notices.Planned(tuple(items), plan, event.deselected, event.lines))
             new = []
             if self._plan_only:
                 self._dispatcher.stop()
@@ -505,21 +407,17 @@ class Run:
                 self._dismiss(life)
                 return
         elif new:
-            found_later = tuple(self._items[position] for position in new)
+            found_later = tuple(items[position] for position in new)
             self._tell(notices.FoundLater(life.attempt, found_later))
-        places = {position: place for place, position in enumerate(positions)}
-        nodeids = [self._items[position].nodeid for position in positions]
-        self._collections[shard.digest] = _Collection(positions, places, nodeids)
         self._join(shard, life, new)
         self._dismiss_surplus(now)
 
-    def _join(self, shard: _Shard, life: Life, new: Sequence[int] = ()) -> None:
+    def _join(self, shard: Shard, life: Life, new: Sequence[int] = ()) -> None:
         assert self._dispatcher is not None
         life.phase = Phase.RUNNING
-        shard.collection = collection = self._collections[shard.digest]
-        missing: frozenset[int] = frozenset()
-        if len(collection.positions) < len(self._items):
-            missing = frozenset(range(len(self._items))) - collection.places.keys()
+        shard.collection = collection = self._catalogue.collection(shard.digest)
+        assert collection is not None
+        missing = self._catalogue.missing(collection)
         self._tell(notices.AttemptCollected(life.attempt, collection.nodeids))
         self._dispatcher.joined(shard.number, missing, new)
         if missing or new:
@@ -544,7 +442,7 @@ class Run:
 
     # Dispatch
 
-    def _pump(self, shard: _Shard) -> None:
+    def _pump(self, shard: Shard) -> None:
         life, dispatcher = shard.life, self._dispatcher
         if life is None or dispatcher is None or life.phase is not Phase.RUNNING or life.dismissed:
             return
@@ -592,7 +490,7 @@ class Run:
         actions = self._take_actions()
         self._actions = actions + self.stop(stop, now)
 
-    def _bury(self, shard: _Shard, life: Life, ending: Ending, output: str, now: float) -> None:
+    def _bury(self, shard: Shard, life: Life, ending: Ending, output: str, now: float) -> None:
         shard.life = None
         blamed = self._blame(shard, life, ending, output, now)
         doomed = blamed is None and self._doom(shard, life, ending, output)
@@ -615,7 +513,7 @@ class Run:
         self._pump_all()
 
     def _go_on(
-        self, shard: _Shard, life: Life, ending: Ending, *, progress: bool, now: float
+        self, shard: Shard, life: Life, ending: Ending, *, progress: bool, now: float
     ) -> None:
         """Decide what follows an attempt of a run that goes on."""
         dispatcher = self._dispatcher
@@ -641,13 +539,13 @@ class Run:
                 self._restarts_left -= 1
             self._launch(shard, now)
 
-    def _give_up(self, shard: _Shard, reason: str) -> None:
+    def _give_up(self, shard: Shard, reason: str) -> None:
         shard.given_up = reason
         if self._dispatcher is not None:
             self._dispatcher.give_up(shard.number)
 
     def _blame(
-        self, shard: _Shard, life: Life, ending: Ending, output: str, now: float
+        self, shard: Shard, life: Life, ending: Ending, output: str, now: float
     ) -> int | None:
         """Close the test that was running, if its process did not end on our request."""
         position, test = life.running, shard.test
@@ -666,7 +564,7 @@ class Run:
             notices.TestDone(
                 life.attempt,
                 position,
-                self._items[position],
+                self.items[position],
                 status,
                 now - test.started,
                 tuple(test.reports),
@@ -677,17 +575,13 @@ class Run:
         )
         return position
 
-    def _doom(self, shard: _Shard, life: Life, ending: Ending, output: str) -> bool:
+    def _doom(self, shard: Shard, life: Life, ending: Ending, output: str) -> bool:
         """Let the next attempts report what killed this one while it collected."""
-        collector = life.collecting
-        if (
-            life.phase is not Phase.COLLECTING
-            or collector is None
-            or collector in shard.doomed
+        collector = shard.killer(life, ending)
+        if collector is None:
+            return False
+        if self._dispatcher is not None and collector not in self._doomed:
             # Another process could import it: a file is not doomed by one bad day.
-            or (self._dispatcher is not None and collector not in self._doomed)
-            or ending.kind in (EndingKind.STOPPED, EndingKind.COMPLETED)
-        ):
             return False
         # Another shard that collected at the same time may have died of it already.
         reason = f"{life.attempt} {ending.reason} while importing {collector}"

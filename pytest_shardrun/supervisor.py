@@ -13,10 +13,11 @@ from types import FrameType
 from typing import Any, Final, TypeAlias, final
 
 from . import events, notices
+from .actions import Action, End, Launch, Send, Stop, Tell
 from .executors.base import Executor, LaunchError, LaunchOrder, ShardProcess
 from .lifecycle import Step, after_interrupt, at_once
 from .model import Attempt, Ending, EndingKind, Exit
-from .run import Action, End, Launch, Run, Send, Stop, Tell
+from .run import Run
 
 #: How much of a process's output is kept for the report of its crash, in bytes.
 OUTPUT_TAIL: Final = 32 * 1024

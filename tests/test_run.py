@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from pytest_shardrun import events, notices
+from pytest_shardrun.actions import Action, End, Launch, Send, Stop, Tell
 from pytest_shardrun.lifecycle import Step, after_interrupt, after_stop, at_once
 from pytest_shardrun.model import (
     Attempt,
@@ -31,7 +32,7 @@ from pytest_shardrun.model import (
 )
 from pytest_shardrun.planning.durations import Durations
 from pytest_shardrun.planning.splitters import BUILT_IN, make_plan
-from pytest_shardrun.run import Action, End, Launch, Run, Send, Stop, Tell
+from pytest_shardrun.run import Run
 from pytest_shardrun.worker import wire
 
 ENDED: Final = Exit(code=0)

@@ -1,0 +1,56 @@
+"""What a run wants done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias, final
+
+from .lifecycle import Escalation, Step
+from .model import Attempt
+from .notices import Notice
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """Start an attempt; ``doomed`` collectors fail with the reason instead of being imported."""
+
+    attempt: Attempt
+    doomed: dict[str, str]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Send:
+    attempt: Attempt
+    data: bytes
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class End:
+    """Take a step towards the end of an attempt's process."""
+
+    attempt: Attempt
+    step: Step
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Tell:
+    notice: Notice
+
+
+Action: TypeAlias = Launch | Send | End | Tell
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Why and how the whole run ends early."""
+
+    reason: str
+    #: The user asked for it (-x, Ctrl-C), so what did not run is no surprise.
+    asked: bool
+    escalate: Callable[[str, float, float], Escalation]

@@ -1,0 +1,55 @@
+"""A shard of a run and its latest process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from . import events
+from .catalogue import Collection
+from .lifecycle import Life, Phase
+from .model import Attempt, Ending, EndingKind
+
+
+@dataclass(slots=True)
+class RunningTest:
+    """What has come of the test that runs."""
+
+    reports: list[events.Reported] = field(default_factory=list)
+    warnings: list[events.Warned] = field(default_factory=list)
+    xml: list[events.XmlRecorded] = field(default_factory=list)
+    started: float = 0.0
+
+
+@dataclass(slots=True)
+class Shard:
+    """A shard of a run; all but its numbers is that of the attempt that lives."""
+
+    number: int
+    attempts: int = 0
+    life: Life | None = None
+    digest: str = ""
+    collection: Collection | None = None
+    #: What its process was told not to import.
+    doomed: frozenset[str] = frozenset()
+    test: RunningTest | None = None
+    workeroutput: Any = None
+    given_up: str = ""
+
+    def begin(self, doomed: Mapping[str, str], now: float) -> Life:
+        """Begin the next attempt, of which nothing is known."""
+        self.attempts += 1
+        self.life = Life(Attempt(self.number, self.attempts), launched=now)
+        self.test = None
+        self.collection = None
+        self.doomed = frozenset(doomed)
+        self.workeroutput = None
+        return self.life
+
+    def killer(self, life: Life, ending: Ending) -> str | None:
+        """The collector that ended the attempt, if its process was to import it."""
+        collecting = life.collecting if life.phase is Phase.COLLECTING else None
+        if collecting in self.doomed or ending.kind in (EndingKind.STOPPED, EndingKind.COMPLETED):
+            return None
+        return collecting
