@@ -12,7 +12,7 @@ from typing import Final, final
 
 from pytest_shardrun.model import UNKNOWN_SECONDS, Plan, Unit
 
-from .queues import LEAST_AHEAD, Part, Queue, Runner, State, seconds_of, without
+from .queues import LEAST_AHEAD, Part, Queue, Runner, State, without
 from .takeover import TakeOver
 
 MOST_AHEAD: Final = 64
@@ -135,7 +135,7 @@ class Dispatcher:
     def finished(self, shard: int, position: int, seconds: float) -> None:
         """This shard has run a test; KeyError if it was not in flight there."""
         runner = self._shards[shard]
-        del runner.in_flight[position]
+        runner.settled(position)
         self._remaining -= 1
         if runner.mean_seconds is None:
             runner.mean_seconds = seconds
@@ -151,7 +151,7 @@ class Dispatcher:
         """
         loser = self._shard(shard)
         if blamed is not None and blamed in loser.in_flight:
-            del loser.in_flight[blamed]
+            loser.settled(blamed)
             self._remaining -= 1
         self._take_back(loser)
         if loser.state is not State.GONE:
@@ -239,7 +239,7 @@ class Dispatcher:
 
     def _wanted(self, shard: Runner) -> int:
         """How many tests should be in flight at a shard."""
-        if shard.mean_seconds is None:
+        if shard.mean_seconds is None or shard.mean_seconds * LEAST_AHEAD >= SECONDS_AHEAD:
             return LEAST_AHEAD
         wanted = math.ceil(SECONDS_AHEAD / max(shard.mean_seconds, SECONDS_AHEAD / MOST_AHEAD))
         # What is sent cannot be taken over, so the tail would get out of balance.
@@ -248,19 +248,17 @@ class Dispatcher:
 
     def _send_parallel(self, shard: Runner, wanted: int) -> tuple[int, ...]:
         positions: list[int] = []
-        expected = sum(seconds_of(unit, 1) for unit in shard.in_flight.values() if unit)
         while True:
             # A slow test behind many quick ones should stay where others can take it over.
-            if self._measured and expected >= SECONDS_AHEAD:
+            if self._measured and shard.expected_seconds >= SECONDS_AHEAD:
                 wanted = LEAST_AHEAD
             if len(shard.in_flight) >= wanted:
                 break
             if not shard.queue.parts and not self._takeover.take(shard, self._revision):
                 break
             position, unit = shard.queue.send()
-            shard.in_flight[position] = unit
+            shard.sent(position, unit)
             positions.append(position)
-            expected += seconds_of(unit, 1)
         self._unsent -= len(positions)
         return tuple(positions)
 
@@ -311,6 +309,7 @@ class Dispatcher:
                 assert unit is not None
                 shard.queue.put_back(unit, positions)
         shard.in_flight.clear()
+        shard.expected_seconds = 0.0
 
     def _survey(self) -> _Reach:
         if self._reach is not None and self._reach.revision == self._revision:

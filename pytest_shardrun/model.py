@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import enum
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, final
 
 #: How much a test of unknown duration is expected to take when nothing at all is known.
 UNKNOWN_SECONDS: Final = 1.0
+#: Keeps sums of expected seconds meaningful where a plan expects no time at all.
+LEAST_SECONDS: Final = 1e-6
 
 
 @final
@@ -49,6 +51,12 @@ class Unit:
     expected_seconds: float
     #: A group is never taken apart; a module may be, when a shard runs dry.
     divisible: bool = True
+    #: What one of its tests is expected to take; never nothing, so that sums mean something.
+    each_seconds: float = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        each = self.expected_seconds / max(len(self.positions), 1)
+        object.__setattr__(self, "each_seconds", max(each, LEAST_SECONDS))
 
 
 @final

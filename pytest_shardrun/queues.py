@@ -14,8 +14,6 @@ from pytest_shardrun.model import Unit
 
 #: A worker holds its last test until it knows the next one, so one in hand is too few.
 LEAST_AHEAD: Final = 2
-#: Keeps sums of expected seconds meaningful where a plan expects no time at all.
-LEAST_SECONDS: Final = 1e-6
 
 
 @final
@@ -49,7 +47,7 @@ class Part:
 
     @property
     def seconds(self) -> float:
-        return seconds_of(self.unit, len(self))
+        return self.unit.each_seconds * len(self)
 
 
 @final
@@ -89,7 +87,7 @@ class Queue:
             rest = self.parts.popleft().unsent
         self.parts.appendleft(Part(unit, positions + rest, begun=True))
         self.count += len(positions)
-        self.seconds += seconds_of(unit, len(positions))
+        self.seconds += unit.each_seconds * len(positions)
 
     def clear(self) -> tuple[Part, ...]:
         parts = tuple(self.parts)
@@ -104,7 +102,7 @@ class Queue:
     def _shrink(self, unit: Unit, count: int) -> None:
         self.count -= count
         # What rounding leaves over must not outlive the tests.
-        self.seconds = self.seconds - seconds_of(unit, count) if self.count else 0.0
+        self.seconds = self.seconds - unit.each_seconds * count if self.count else 0.0
 
 
 @final
@@ -117,6 +115,8 @@ class Runner:
     queue: Queue = field(default_factory=Queue)
     #: In the order of sending; None stands for a serial test's unit.
     in_flight: dict[int, Unit | None] = field(default_factory=dict)
+    #: What the tests in flight are expected to take, but for serial ones.
+    expected_seconds: float = 0.0
     #: What its latest collection lacks; unknown and empty until it has joined once.
     missing: set[int] = field(default_factory=set)
     collected: bool = False
@@ -127,6 +127,19 @@ class Runner:
     #: The revision at which there was nothing to take over.
     dry_at: int = -1
 
+    def sent(self, position: int, unit: Unit) -> None:
+        self.in_flight[position] = unit
+        self.expected_seconds += unit.each_seconds
+
+    def settled(self, position: int) -> None:
+        """This test is in flight no more; KeyError if it was not."""
+        unit = self.in_flight.pop(position)
+        # What rounding leaves over must not outlive the tests.
+        if not self.in_flight:
+            self.expected_seconds = 0.0
+        elif unit is not None:
+            self.expected_seconds -= unit.each_seconds
+
     @property
     def has_process(self) -> bool:
         return self.state in (State.LIVING, State.STARTING)
@@ -135,11 +148,6 @@ class Runner:
     def can_run(self) -> bool:
         """Whether tests can be sent to it, now or after its process has started."""
         return self.state is not State.GONE and not self.dismissed
-
-
-def seconds_of(unit: Unit, count: int) -> float:
-    """What so many tests of a unit are expected to take."""
-    return count * max(unit.expected_seconds / len(unit.positions), LEAST_SECONDS)
 
 
 def without(positions: tuple[int, ...], missing: AbstractSet[int]) -> tuple[int, ...]:

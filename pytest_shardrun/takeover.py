@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, final
 
-from .queues import LEAST_AHEAD, Part, Queue, Runner, State, seconds_of, without
+from .queues import LEAST_AHEAD, Part, Queue, Runner, State, without
 
 
 @final
@@ -58,7 +58,7 @@ class TakeOver:
             part = queue.pop()
             alone = not queue.parts and not passed
             positions = self._offer(queue, part, most, thief, alone=alone)
-            gain = seconds_of(part.unit, len(positions))
+            gain = part.unit.each_seconds * len(positions)
             if taken and seconds + gain > enough:
                 passed.append(part)
                 break

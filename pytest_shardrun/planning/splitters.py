@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from hashlib import sha256
-from itertools import groupby
+from itertools import groupby, pairwise
 from math import fsum
 from typing import Final, Protocol
 
@@ -175,24 +175,28 @@ def _in_collection_order(
     Where the collection takes turns between modules (``--ff``, a shuffle), a divisible unit is cut,
     so that the shard runs its tests in the order of collection.
     """
-    whole = [unit for unit in share if not unit.divisible]
-    entries = [(min([order[at] for at in unit.positions]), unit, unit.positions) for unit in whole]
+    moved = [(tuple(sorted([order[at] for at in unit.positions])), unit) for unit in share]
+    moved.sort(key=lambda entry: entry[0][0])
+    if all(one[0][-1] < other[0][0] for one, other in pairwise(moved)):
+        return tuple(replace(unit, positions=positions) for positions, unit in moved)
+    seconds_at = {order[at]: seconds[at] for unit in share for at in unit.positions}
+    entries = [(positions[0], unit, positions) for positions, unit in moved if not unit.divisible]
     entries += [
-        (order[position], unit, (position,))
-        for unit in share
+        (position, unit, (position,))
+        for positions, unit in moved
         if unit.divisible
-        for position in unit.positions
+        for position in positions
     ]
     entries.sort(key=lambda entry: entry[0])
     units = []
     for _, run in groupby(entries, key=lambda entry: id(entry[1])):
         parts = list(run)
-        positions = [position for _, _, part in parts for position in part]
+        at = tuple(position for _, _, part in parts for position in part)
         units.append(
-            Unit(
-                tuple(sorted([order[position] for position in positions])),
-                fsum([seconds[position] for position in positions]),
-                parts[0][1].divisible,
+            replace(
+                parts[0][1],
+                positions=at,
+                expected_seconds=fsum([seconds_at[position] for position in at]),
             )
         )
     return tuple(units)
