@@ -18,6 +18,7 @@ import pytest
 
 from . import notices
 from .actions import Launch, Stop
+from .captured import forget_captured, read_captured
 from .events import Reported, Warned, XmlRecorded
 from .executors.base import Executor, LaunchOrder
 from .lifecycle import after_stop
@@ -307,6 +308,7 @@ class Controller:
             "workerinput": wire.pack(node.workerinput, self._note_loss),
             "basetemp": str(basetemp) if basetemp is not None else None,
             "log_file": self._log_file(attempt),
+            "capture": self._capture_prefix(attempt),
             "doomed": launch.doomed,
             "markup": writer.hasmarkup if writer else False,
             "width": writer.fullwidth if writer else 80,
@@ -334,6 +336,13 @@ class Controller:
         if self._log_stream() is None or directory is None:
             return None
         return str(directory / f"log-{attempt.shard}-{attempt.number}")
+
+    def _capture_prefix(self, attempt: Attempt) -> str | None:
+        """Where the worker's capture keeps what the running test has printed."""
+        directory = self._scratch
+        if directory is None:
+            return None
+        return str(directory / f"captured-{attempt.shard}-{attempt.number}")
 
     def _log_stream(self) -> Any:
         """The open file of pytest's ``--log-file``, None where there is none."""
@@ -443,7 +452,11 @@ class Controller:
     def _replay_test(self, done: notices.TestDone) -> None:
         if done.blame is not None and done.blame.internal:
             self._internal_error = True
-        reports = self._replay.reports(done)
+        captured: list[tuple[str, str]] = []
+        prefix = self._capture_prefix(done.attempt)
+        if done.blame is not None and prefix is not None:
+            captured = read_captured(prefix, done.blame.phase)
+        reports = self._replay.reports(done, captured)
         try:
             if not self._broken:
                 self._replay.test_done(done, reports)
@@ -505,6 +518,9 @@ class Controller:
         if hasattr(hook, "pytest_testnodedown"):
             hook.pytest_testnodedown(node=node, error=error)
         self._append_log(ended.attempt)
+        prefix = self._capture_prefix(ended.attempt)
+        if prefix is not None:
+            forget_captured(prefix)
         hook.pytest_shardrun_attempt_ended(
             config=self._config, attempt=ended.attempt, ending=ended.ending
         )

@@ -47,6 +47,17 @@ class Node:
         }
 
 
+class Scheduler:
+    """What plugins ask about a crash; it never runs the test again for them."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+
+    def mark_test_pending(self, item: str) -> None:
+        # As some of pytest-xdist's own schedulers say it.
+        raise NotImplementedError
+
+
 class ReportNode:
     """What pytest's terminal reads from the ``node`` of a report."""
 

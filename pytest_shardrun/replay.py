@@ -15,7 +15,7 @@ import pytest
 from . import notices
 from .events import Reported, Warned
 from .model import Attempt
-from .nodes import Node, ReportNode
+from .nodes import Node, ReportNode, Scheduler
 from .reporting.stacks import shorten_stacks
 from .worker import wire
 
@@ -100,11 +100,18 @@ class Replay:
         if nodeids:
             self._hook.pytest_deselected(items=[DeselectedItem(nodeid) for nodeid in nodeids])
 
-    def reports(self, done: notices.TestDone) -> list[pytest.TestReport]:
-        """The reports of a test, with one of ours where it is blamed for something."""
+    def reports(
+        self, done: notices.TestDone, captured: Sequence[tuple[str, str]] = ()
+    ) -> list[pytest.TestReport]:
+        """The reports of a test, with one of ours where it is blamed for something.
+
+        That one carries what earlier phases and the last, unfinished one have ``captured``.
+        """
         reports = [self._report(done.attempt, event) for event in done.reports]
         if done.blame is not None:
-            reports.append(self._blame(done, done.blame))
+            blame = self._blame(done, done.blame)
+            blame.sections = [*(reports[-1].sections if reports else ()), *captured]
+            reports.append(blame)
         return reports
 
     def test_done(self, done: notices.TestDone, reports: Sequence[pytest.TestReport]) -> None:
@@ -185,7 +192,9 @@ class Replay:
         self._from_shard(done.attempt, report)
         # Absent where pytest-xdist's names are forbidden.
         if hasattr(self._hook, "pytest_handlecrashitem"):
-            self._hook.pytest_handlecrashitem(crashitem=item.nodeid, report=report, sched=None)
+            self._hook.pytest_handlecrashitem(
+                crashitem=item.nodeid, report=report, sched=Scheduler(self._config)
+            )
         return report
 
 

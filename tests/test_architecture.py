@@ -19,7 +19,16 @@ ROOT: Final = Path(__file__).parents[1] / PACKAGE
 #: Imports go downwards, from a higher row to a lower one. A name ending in a dot is a package.
 ROWS: Final[dict[int, tuple[str, ...]]] = {
     5: ("plugin", "cli"),
-    4: ("commands.", "controller", "hookspecs", "nodes", "replay", "replaying", "reporting."),
+    4: (
+        "captured",
+        "commands.",
+        "controller",
+        "hookspecs",
+        "nodes",
+        "replay",
+        "replaying",
+        "reporting.",
+    ),
     3: ("supervisor", "executors."),
     2: (
         "actions",

@@ -959,3 +959,24 @@ def test_a_run_that_passes_tells_nothing_of_repeating(pytester: pytest.Pytester)
     assert run.exitcode == 0
     assert "--shard-replay" not in run.stdout, run.show()
     assert run.stderr == ""
+
+
+@needs("pytest_rerunfailures")
+def test_a_crash_is_told_beside_pytest_rerunfailures(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        test_it="""
+        import os
+
+        def test_crashes(): os.abort()
+
+        def test_passes(): pass
+        """
+    )
+
+    run = run_pytest(pytester.path, "-p", "pytest_rerunfailures", "--shards=1", "--reruns=2")
+
+    assert run.exitcode == 1, run.show()
+    # In which phase is not known: that plugin reports all of them when the test is over.
+    assert run.outcomes["test_it.py::test_crashes"] in ("failed", "error")
+    assert run.outcomes["test_it.py::test_passes"] == "passed"
+    assert "crashed with SIGABRT" in run.stdout

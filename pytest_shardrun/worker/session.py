@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import pytest
 
-from . import options, terminal, wire, xdist
+from . import capturing, options, terminal, wire, xdist
 from .recorder import record_xml
 from .stream import Stream
 
@@ -99,6 +99,8 @@ class ShardWorker:
         self._session = session
         # A plugin may have put a reporter of its own in place while it was configured.
         self._silence()
+        if self._launch["capture"] is not None:
+            capturing.capture_into(self._config, self._launch["capture"])
         if "PYTHONBREAKPOINT" not in os.environ:
             sys.breakpointhook = _refuse_breakpoint
         self._send("hello", wire.PROTOCOL, _describe_python())

@@ -1,0 +1,126 @@
+"""What a test had printed before its process died."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from comparison import Run, run_pytest
+
+from pytest_shardrun.captured import MOST_SHOWN, read_captured
+
+DYING = """
+    import os
+    import signal
+    import sys
+
+    import pytest
+
+
+    @pytest.fixture
+    def prepared():
+        print("prepared")
+        yield
+        print("cleaned up")
+        if "teardown" in os.environ["DIES"]:
+            os.kill(os.getpid(), signal.SIGSEGV)
+
+
+    def test_before(): print("something else")
+
+
+    def test_dies(prepared):
+        print("about to die")
+        os.system("echo from a child >&2")
+        if "call" in os.environ["DIES"]:
+            os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def sections(run: Run) -> dict[str, str]:
+    """Captured output on the terminal by its title, as far as it is shown."""
+    found: dict[str, str] = {}
+    title = ""
+    for line in run.stdout.splitlines():
+        stripped = line.strip("-")
+        if stripped != line and stripped.strip().startswith("Captured"):
+            title = stripped.strip()
+        elif line.startswith(("=", "_", "-")):
+            title = ""
+        elif title:
+            found[title] = f"{found.get(title, '')}{line}\n"
+    return found
+
+
+@pytest.mark.parametrize(
+    ("phase", "expected"),
+    [
+        (
+            "call",
+            {
+                "Captured stdout setup": "prepared\n",
+                "Captured stdout call": "about to die\n",
+                "Captured stderr call": "from a child\n",
+            },
+        ),
+        (
+            "teardown",
+            {
+                "Captured stdout setup": "prepared\n",
+                "Captured stdout call": "about to die\n",
+                "Captured stderr call": "from a child\n",
+                "Captured stdout teardown": "cleaned up\n",
+            },
+        ),
+    ],
+)
+def test_the_report_of_a_crash_shows_what_the_test_had_printed(
+    pytester: pytest.Pytester, phase: str, expected: dict[str, str]
+) -> None:
+    pytester.makepyfile(DYING)
+
+    run = run_pytest(pytester.path, "--shards=1", env={"DIES": phase})
+
+    assert sections(run) == expected, run.show()
+
+
+def test_what_was_captured_is_shown_as_the_user_wants_it(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(DYING)
+
+    run = run_pytest(pytester.path, "--shards=1", "--show-capture=stderr", env={"DIES": "call"})
+
+    assert sections(run) == {"Captured stderr call": "from a child\n"}, run.show()
+
+
+@pytest.mark.parametrize("option", ["--capture=sys", "-s", "-pno:tmpdir"])
+def test_a_crash_is_told_where_nothing_is_captured_in_files(
+    pytester: pytest.Pytester, option: str
+) -> None:
+    pytester.makepyfile(DYING)
+
+    run = run_pytest(pytester.path, "--shards=1", option, env={"DIES": "call"})
+
+    assert run.outcomes[
+        "test_a_crash_is_told_where_nothing_is_captured_in_files.py::test_dies"
+    ] == ("failed")
+    assert "crashed with SIGKILL (call" in run.stdout
+
+
+def test_the_files_do_not_outlive_the_run(pytester: pytest.Pytester, tmp_path: Path) -> None:
+    pytester.makepyfile(DYING)
+    scratch = tmp_path / "scratch"
+
+    run_pytest(pytester.path, "--shards=1", f"--basetemp={scratch}", env={"DIES": "call"})
+
+    assert not list(scratch.glob("captured*"))
+
+
+def test_of_a_flood_the_end_is_shown(tmp_path: Path) -> None:
+    prefix = str(tmp_path / "captured")
+    Path(f"{prefix}.out").write_bytes(b"x" * MOST_SHOWN + b"\xff the end")
+
+    ((title, text),) = read_captured(prefix, "call")
+
+    assert title == "Captured stdout call"
+    assert text.startswith("(9 bytes left out)\nxxx")
+    assert text.endswith("xxx\N{REPLACEMENT CHARACTER} the end")
