@@ -304,6 +304,7 @@ class Controller:
             "sys_path": self._sys_path,
             "package_path": str(Path(__file__).parent.parent),
             "argv": sys.argv,
+            "main": _describe_main(),
             "args": [str(each) for each in config.invocation_params.args],
             "workerinput": wire.pack(node.workerinput, self._note_loss),
             "basetemp": str(basetemp) if basetemp is not None else None,
@@ -537,6 +538,15 @@ class Controller:
         if not reason or self._run.stopped is not None or self._planned is None:
             return None
         return Stop(str(reason), asked=True, escalate=after_stop)
+
+
+def _describe_main() -> dict[str, str | None]:
+    """What this process was started from, which tests and multiprocessing ask ``__main__`` for."""
+    module = sys.modules.get("__main__")
+    return {
+        "file": getattr(module, "__file__", None),
+        "spec": getattr(getattr(module, "__spec__", None), "name", None),
+    }
 
 
 def _writes_junit(argument: str) -> bool:

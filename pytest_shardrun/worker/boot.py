@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import fcntl
+import importlib.util
 import os
 import resource
 import signal
@@ -50,8 +52,20 @@ def main(launch: Mapping[str, Any]) -> NoReturn:
     # pytest is imported after the descriptors are in place, so nothing it prints is an event.
     from .session import run_session
 
+    _be_started_like_the_controller(launch["main"])
     status = run_session(stream, launch)
     sys.exit(0 if status is None else status)
+
+
+def _be_started_like_the_controller(main: Mapping[str, str | None]) -> None:
+    """Make ``__main__`` look as in the process that the user started, not like ``python -c``."""
+    module: Any = sys.modules["__main__"]
+    if main["file"] is not None:
+        module.__file__ = main["file"]
+    if main["spec"] is not None:
+        # multiprocessing starts its processes from it.
+        with contextlib.suppress(ImportError, ValueError):
+            module.__spec__ = importlib.util.find_spec(main["spec"])
 
 
 def _take_stream() -> tuple[int, int]:
