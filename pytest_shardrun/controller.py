@@ -437,7 +437,7 @@ class Controller:
                 self._remark(text)
             case notices.StopAskedByTest():
                 self._note_stop(notice)
-            case notices.TestStarted():
+            case notices.TestStarted() | notices.Leaked():
                 pass
 
     def _note_stop(self, asked: notices.StopAskedByTest) -> None:

@@ -99,6 +99,14 @@ class Finished:
 
 @final
 @dataclass(frozen=True, slots=True)
+class ChildSeen:
+    """The running test has started a process that still lives."""
+
+    pid: int
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class Warned:
     local: int | None
     data: dict[str, Any]
@@ -184,6 +192,7 @@ Event: TypeAlias = (
     | Started
     | Reported
     | Finished
+    | ChildSeen
     | Warned
     | XmlRecorded
     | Lossy
@@ -218,6 +227,8 @@ def _event_of(content: list[Any], line: bytes) -> Event:
             return Reported(local, when, outcome, xfail, data)
         case ["finish", int(local), float(seconds)]:
             return Finished(local, seconds)
+        case ["child", int(pid)]:
+            return ChildSeen(pid)
         case ["collecting", str(nodeid)]:
             return Collecting(nodeid)
         case ["warning", local, dict(data), str(when), str(nodeid), location]:

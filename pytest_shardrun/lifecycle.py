@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final, final
 
-from .model import Attempt, Ending, EndingKind, Exit
+from .model import Attempt, Ending, EndingKind, Exit, LeftProcess
 
 #: How long the stacks may take to arrive before the process is asked to end, in seconds.
 STACKS_SECONDS: Final = 0.5
@@ -88,6 +88,8 @@ class Life:
     #: pytest's ``when`` of the running test's last report.
     last_when: str | None = None
     finished: int = 0
+    #: Position of the test that has started a process, by the number of that process.
+    children: dict[int, int] = field(default_factory=dict)
     said_goodbye: bool = False
     goodbye_status: int = 0
     dismissed: bool = False
@@ -163,6 +165,18 @@ class Life:
     def _stepped(self) -> bool:
         assert self.escalation is not None
         return len(self._steps_left) < len(self.escalation.steps)
+
+
+def origin(life: Life, process: LeftProcess) -> int | None:
+    """The position of the test that started a process; None where that is not known."""
+    return next(
+        (
+            life.children[number]
+            for number in (process.pid, *process.kin)
+            if number in life.children
+        ),
+        None,
+    )
 
 
 def where(life: Life) -> str:

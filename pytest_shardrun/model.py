@@ -92,6 +92,17 @@ class Plan:
 
 @final
 @dataclass(frozen=True, slots=True)
+class LeftProcess:
+    """A process that outlived the worker which had started it, before it was ended."""
+
+    pid: int
+    command: str
+    #: Its parent, group and session, which tell who started it where it did not stay a child.
+    kin: tuple[int, ...] = ()
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class Exit:
     """How a process ended, as far as the executor can tell."""
 
@@ -99,6 +110,7 @@ class Exit:
     code: int | None = None
     signal: int | None = None
     out_of_memory: bool = False
+    left: tuple[LeftProcess, ...] = ()
 
     def __str__(self) -> str:
         if self.out_of_memory:
@@ -153,6 +165,15 @@ class Attempt:
 
 
 @final
+class LeakPolicy(enum.Enum):
+    """What becomes of processes that a shard left behind, besides being ended."""
+
+    IGNORE = "ignore"
+    REPORT = "report"
+    FAIL = "fail"
+
+
+@final
 @dataclass(frozen=True, slots=True)
 class Policy:
     """The limits that a run keeps; times are seconds, None is no limit."""
@@ -163,3 +184,4 @@ class Policy:
     grace: float = 10.0
     restarts: int | None = None
     steal: bool = True
+    leak: LeakPolicy = LeakPolicy.REPORT

@@ -146,6 +146,22 @@ class AttemptEnded:
 
 @final
 @dataclass(frozen=True, slots=True)
+class Leaked:
+    """A process outlived the worker of an attempt that had ended in good order."""
+
+    attempt: Attempt
+    pid: int
+    command: str
+    #: Of the test that started it; empty where that is not known.
+    nodeid: str
+
+    def __str__(self) -> str:
+        culprit = self.nodeid or str(self.attempt)
+        return f"LEAK {culprit} left a process running: {self.command} (pid {self.pid}, ended)"
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class Problem:
     """Something no single test stands for; it makes the run red."""
 
@@ -189,6 +205,7 @@ Notice: TypeAlias = (
     | TestNotRun
     | SeenOutsideTests
     | AttemptEnded
+    | Leaked
     | Problem
     | Remark
     | StopAskedByTest

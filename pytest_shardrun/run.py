@@ -20,9 +20,10 @@ from .lifecycle import (
     after_stop,
     after_timeout,
     at_once,
+    origin,
     where,
 )
-from .model import Attempt, Ending, EndingKind, Exit, Item, Plan, Policy, Status
+from .model import Attempt, Ending, EndingKind, Exit, Item, LeakPolicy, Plan, Policy, Status
 from .shards import RunningTest, Shard
 
 #: Makes the plan for the tests that the first shard collected.
@@ -89,7 +90,10 @@ class Run:
         shard = self._shards[attempt.shard]
         life = shard.life
         if life is not None and life.attempt == attempt:
-            self._bury(shard, life, life.ending(exit), output, now)
+            ending = life.ending(exit)
+            if ending.kind is EndingKind.COMPLETED:
+                self._tell_leaks(life, exit)
+            self._bury(shard, life, ending, output, now)
         return self._take_actions()
 
     def not_launched(self, attempt: Attempt, reason: str, now: float) -> list[Action]:
@@ -263,6 +267,9 @@ class Run:
                 self._finish_test(shard, life, seconds)
                 self._pump(shard)
                 self._pump_idle()
+            case events.ChildSeen(pid):
+                if life.running is not None:
+                    life.children[pid] = life.running
             case events.Warned():
                 if shard.test is None:
                     self._tell(notices.SeenOutsideTests(life.attempt, event))
@@ -589,6 +596,17 @@ class Run:
             reason = f"{reason}\n\n{output}"
         self._doomed.setdefault(collector, reason)
         return True
+
+    def _tell_leaks(self, life: Life, exit: Exit) -> None:
+        if self._policy.leak is LeakPolicy.IGNORE:
+            return
+        for process in exit.left:
+            position = origin(life, process)
+            nodeid = "" if position is None else self.items[position].nodeid
+            leaked = notices.Leaked(life.attempt, process.pid, process.command, nodeid)
+            self._tell(leaked)
+            if self._policy.leak is LeakPolicy.FAIL:
+                self._tell(notices.Problem(life.attempt.shard, str(leaked)))
 
     def _tell_problem(self, life: Life, ending: Ending, output: str) -> None:
         text = f"{life.attempt} {ending.reason}"

@@ -10,7 +10,7 @@ from typing import Final, final
 import pytest
 
 from .cpus import usable_cpus
-from .model import Policy
+from .model import LeakPolicy, Policy
 from .planning.scopes import SCOPES
 
 DEFAULT_GRACE: Final = 10.0
@@ -57,6 +57,9 @@ def read_settings(config: pytest.Config) -> Settings:
         grace=DEFAULT_GRACE if (grace := _seconds(config, "shard_grace")) is None else grace,
         restarts=_count(restarts, "--shard-restarts", least=0) if restarts else None,
         steal=_choice(config, "shard_steal", ("yes", "no"), "yes") == "yes",
+        leak=LeakPolicy(
+            _choice(config, "shard_leak", tuple(each.value for each in LeakPolicy), "report")
+        ),
     )
     return Settings(
         shards=shards,

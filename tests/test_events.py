@@ -41,6 +41,7 @@ WORDS: Final[list[tuple[list[Any], Event]]] = [
         events.Reported(None, None, "rerun", False, None),
     ),
     (["finish", 4, 0.25], events.Finished(4, 0.25)),
+    (["child", 4321], events.ChildSeen(4321)),
     (
         ["warning", None, {"message": "old"}, "collect", "", ["a.py", 1, "f"]],
         events.Warned(None, {"message": "old"}, "collect", "", ["a.py", 1, "f"]),

@@ -134,6 +134,13 @@ def is_alive(pid: int) -> bool:
     return stat.rpartition(")")[2].split()[0] not in "ZX"
 
 
+def wait_until(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def wait_until_gone(*pids: int) -> None:
     deadline = time.monotonic() + DEADLINE_SECONDS
     while left := [pid for pid in pids if is_alive(pid)]:
@@ -320,8 +327,61 @@ def test_what_a_worker_has_left_behind_ends_with_it(workplace: Workplace) -> Non
     process = workplace.start(WITH_CHILDREN)
     children = read_numbers(process.receive)
 
-    assert process.wait() == Exit(code=0)
+    ended = process.wait()
     wait_until_gone(*children)
+    assert ended.code == 0
+    assert {left.pid for left in ended.left} == set(children)
+    assert all("time.sleep(600)" in left.command for left in ended.left)
+
+
+def test_what_ends_by_itself_soon_after_its_worker_is_not_left_behind(workplace: Workplace) -> None:
+    process = workplace.start(
+        """
+        import os, subprocess, sys
+        # It lives as long as the worker holds the other end of its stdin.
+        subprocess.Popen([sys.executable, "-S", "-c", "input()"], stdin=subprocess.PIPE)
+        print("started", flush=True)
+        os._exit(0)
+        """
+    )
+    assert read_line(process.receive) == "started"
+
+    assert process.wait() == Exit(code=0)
+
+
+def test_what_a_killed_worker_could_not_end_is_not_left_behind(workplace: Workplace) -> None:
+    process = workplace.start(WITH_CHILDREN + "os.kill(os.getpid(), 9)")
+    children = read_numbers(process.receive)
+
+    assert process.wait() == Exit(signal=int(signal.SIGKILL))
+    wait_until_gone(*children)
+
+
+def test_each_attempt_has_a_temporary_directory_of_its_own_until_it_ends(
+    workplace: Workplace,
+) -> None:
+    program = """
+    import os, sys, tempfile
+    directory = tempfile.mkdtemp()
+    os.mkdir(f"{directory}/inner")
+    open(f"{directory}/inner/file", "w").close()
+    os.chmod(f"{directory}/inner", 0o500)
+    print(directory, flush=True)
+    sys.stdin.readline()
+    """
+    first, second = (workplace.start(program, shard=shard) for shard in (1, 2))
+
+    directories = [Path(read_line(each.receive)) for each in (first, second)]
+
+    assert directories[0].parent != directories[1].parent
+    assert directories[0].parent.parent == directories[1].parent.parent
+    first.send(b"\n")
+    assert first.wait() == Exit(code=0)
+    assert [each.parent.exists() for each in directories] == [False, True]
+    second.send(b"\n")
+    assert second.wait() == Exit(code=0)
+    workplace.executor.close()
+    assert not directories[0].parent.parent.exists()
 
 
 def test_a_kill_reaches_the_whole_group(workplace: Workplace) -> None:
@@ -398,13 +458,15 @@ def controller(workplace: Workplace, program: str, then: str, *flags: str) -> li
 
 
 def test_no_process_outlives_a_killed_controller(workplace: Workplace) -> None:
-    program = WITH_CHILDREN.replace("print(", "print(os.getpid(), ") + "time.sleep(600)"
+    said = 'print(os.environ["SHARDRUN_SHARED"], os.getpid(), '
+    program = WITH_CHILDREN.replace("print(", said) + "time.sleep(600)"
 
     lines = controller(workplace, program, "os.kill(os.getpid(), signal.SIGKILL)")
 
-    pids = [int(pid) for line in lines for pid in line.split()]
+    pids = [int(pid) for line in lines for pid in line.split()[1:]]
     assert len(pids) == 6
     wait_until_gone(*pids)
+    wait_until(lambda: not Path(lines[0].split()[0]).parent.exists())
 
 
 def test_a_run_goes_on_when_somebody_kills_its_guard(workplace: Workplace) -> None:

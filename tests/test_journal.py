@@ -135,6 +135,17 @@ TOLD: Final[list[tuple[notices.Notice, dict[str, Any] | None]]] = [
         },
     ),
     (
+        notices.Leaked(FIRST, 4321, "sleep 600", "a"),
+        {
+            "event": "leak",
+            "shard": 1,
+            "attempt": 1,
+            "pid": 4321,
+            "command": "sleep 600",
+            "nodeid": "a",
+        },
+    ),
+    (
         notices.Problem(1, "shard 1 crashed", "output"),
         {"event": "problem", "shard": 1, "text": "shard 1 crashed"},
     ),

@@ -6,7 +6,7 @@ from typing import Any, Final
 import pytest
 
 from pytest_shardrun.cpus import usable_cpus
-from pytest_shardrun.model import Policy
+from pytest_shardrun.model import LeakPolicy, Policy
 from pytest_shardrun.settings import Settings, choose, read_settings, wants_shards
 from pytest_shardrun.worker.options import OPTIONS
 
@@ -172,6 +172,7 @@ def test_without_options_there_are_defaults(pytester: pytest.Pytester) -> None:
             grace=10.0,
             restarts=None,
             steal=True,
+            leak=LeakPolicy.REPORT,
         ),
         plan_only=False,
     )
@@ -186,6 +187,7 @@ UNDERSTOOD: Final[list[tuple[str, str, str, object]]] = [
     ("shard_scope", "module", "scope", "module"),
     ("shard_steal", "no", "steal", False),
     ("shard_steal", "yes", "steal", True),
+    ("shard_leak", "fail", "leak", LeakPolicy.FAIL),
     ("shard_timeout", "90", "shard_timeout", 90.0),
     ("shard_run_timeout", "1h", "run_timeout", 3600.0),
     ("shard_grace", "0", "grace", 0.0),

@@ -8,8 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import sys
+import time
+
+#: How long a process that has begun to execute a program may be without an environment.
+_EXEC_SECONDS = 0.005
+#: Parents of kernel threads, which never have an environment.
+_KERNEL = ("0", "2")
+_HAS_PROC = os.path.isdir("/proc")
 
 
 def kill_group(group: int) -> None:
@@ -23,23 +31,61 @@ def kill_marked(*marks: str) -> list[int]:
 
     Finds children that left the process group. Returns their numbers; needs ``/proc``.
     """
-    killed = []
-    wanted = [mark.encode() for mark in marks]
-    for name in os.listdir("/proc") if os.path.isdir("/proc") else ():
-        if not name.isdigit() or int(name) == os.getpid():
-            continue
-        # Somebody else's, or gone in the meantime.
+    found = find_left(None, *marks)
+    for pid in found:
+        # It may have ended by itself.
         with contextlib.suppress(OSError):
-            with open(f"/proc/{name}/environ", "rb") as file:
-                environment = file.read().split(b"\0")
-            if all(mark in environment for mark in wanted):
-                os.kill(int(name), signal.SIGKILL)
-                killed.append(int(name))
-    return killed
+            os.kill(pid, signal.SIGKILL)
+    return found
 
 
-def main(mark: str) -> None:
-    """Keep the list of live groups that stdin tells (+7, -7) and kill them when it ends."""
+def find_left(group: int | None, *marks: str) -> list[int]:
+    """The live processes of a group, or whose environment began with all of the marks.
+
+    Empty where there is no ``/proc``.
+    """
+    found = []
+    wanted = [mark.encode() for mark in marks]
+    names = [name for name in os.listdir("/proc") if name.isdigit()] if _HAS_PROC else []
+    for patience in (_EXEC_SECONDS, _EXEC_SECONDS, 0.0):
+        unsettled = []
+        for name in names:
+            if int(name) == os.getpid():
+                continue
+            # Somebody else's, or gone in the meantime.
+            with contextlib.suppress(OSError):
+                with open(f"/proc/{name}/environ", "rb") as file:
+                    environment = file.read().split(b"\0")
+                if all(mark in environment for mark in wanted):
+                    found.append(int(name))
+                elif group is not None or environment == [b""]:
+                    state, parent, its_group, _ = status_of(name)
+                    if state in "ZX":
+                        continue
+                    if group is not None and int(its_group) == group:
+                        found.append(int(name))
+                    elif environment == [b""] and parent not in _KERNEL:
+                        unsettled.append(name)
+        names = unsettled
+        if not names:
+            break
+        # Between the start of a program and the moment at which its environment can be read.
+        time.sleep(patience)
+    return found
+
+
+def status_of(pid: int | str) -> list[str]:
+    """State, parent, group and session of a process; ``OSError`` when it is gone."""
+    with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+        # The name in brackets may have brackets and spaces of its own.
+        return file.read().rpartition(")")[2].split()[:4]
+
+
+def main(mark: str, directory: str = "") -> None:
+    """Keep the list of live groups that stdin tells (+7, -7) and kill them when it ends.
+
+    The directory is removed then, if it is still there.
+    """
     groups: set[int] = set()
     for line in sys.stdin:
         group = int(line[1:])
@@ -50,7 +96,9 @@ def main(mark: str) -> None:
     for group in groups:
         kill_group(group)
     kill_marked(mark)
+    if directory:
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

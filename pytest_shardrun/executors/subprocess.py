@@ -8,12 +8,14 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from typing import IO, Final, final
 
-from ..model import Exit
+from ..model import Attempt, Exit
 from ..worker import boot
-from . import guard
+from . import guard, processes
 from .base import LaunchError, LaunchOrder
+from .places import Places, open_places
 
 _CHUNK: Final = 1 << 16
 
@@ -27,11 +29,16 @@ class SubprocessExecutor:
     def __init__(self, run_id: str) -> None:
         self._mark = f"SHARDRUN_RUN={run_id}"
         self._guard: _Guard | None = None
+        self._places: Places | None = None
 
     def start(self, order: LaunchOrder) -> WorkerProcess:
         """Start the interpreter; the first line is sent when the stream is first read."""
         if self._guard is None:
-            self._guard = _Guard(self._mark)
+            self._places = open_places()
+            self._guard = _Guard(self._mark, self._places)
+        environment = dict(order.environment)
+        if self._places is not None:
+            environment.update(self._places.prepare(order.attempt))
         arguments = [sys.executable, *_interpreter_flags(), "-c", boot.PROGRAM]
         try:
             popen = subprocess.Popen(
@@ -41,7 +48,7 @@ class SubprocessExecutor:
                 stderr=subprocess.PIPE,
                 bufsize=0,
                 cwd=order.directory,
-                env=dict(order.environment),
+                env=environment,
                 # A group to kill, deaf to the terminal's Ctrl-C: the controller decides. A session,
                 # because a background group that reads from the terminal would be stopped.
                 start_new_session=True,
@@ -54,10 +61,19 @@ class SubprocessExecutor:
             f"SHARDRUN_SHARD={order.attempt.shard}",
             f"SHARDRUN_ATTEMPT={order.attempt.number}",
         )
-        return WorkerProcess(popen, order.first_line, self._guard, marks)
+        return WorkerProcess(
+            popen, order.first_line, self._guard, marks, lambda: self._forget(order.attempt)
+        )
+
+    def _forget(self, attempt: Attempt) -> None:
+        if self._places is not None:
+            self._places.forget(attempt)
 
     def close(self) -> None:
-        """Let the guard end; nothing is left for it to do."""
+        """Remove the temporary files and let the guard end; nothing is left for it to do."""
+        if self._places is not None:
+            self._places.close()
+            self._places = None
         if self._guard is not None:
             self._guard.close()
             self._guard = None
@@ -73,11 +89,13 @@ class WorkerProcess:
         first_line: bytes,
         watcher: _Guard,
         marks: tuple[str, ...],
+        clean_up: Callable[[], None],
     ) -> None:
         self._popen = popen
         self._first_line = first_line
         self._guard = watcher
         self._marks = marks
+        self._clean_up = clean_up
         # Signals go only to a process that has not been reaped: its number is still its own.
         self._reaping = threading.Lock()
         self._reaped = False
@@ -110,18 +128,24 @@ class WorkerProcess:
         # The zombie keeps the number of the group from being used again until it is killed.
         # macOS has no waitid before Python 3.13; there the number is free for a moment.
         if hasattr(os, "waitid"):
-            os.waitid(os.P_PID, self._popen.pid, os.WEXITED | os.WNOWAIT)
+            ended = os.waitid(os.P_PID, self._popen.pid, os.WEXITED | os.WNOWAIT)
+            assert ended is not None
+            in_order = ended.si_code == os.CLD_EXITED and ended.si_status == 0
         else:
-            self._popen.wait()
+            in_order = self._popen.wait() == 0
+        # A worker that was killed could not end what it had started: that is nobody's leak.
+        left = processes.left_behind(self._popen.pid, self._marks) if in_order else ()
         with self._reaping:
             guard.kill_group(self._popen.pid)
-            guard.kill_marked(*self._marks)
+            if left or not in_order:
+                guard.kill_marked(*self._marks)
             code = self._popen.wait()
             self._reaped = True
         self._guard.forget(self._popen.pid)
+        self._clean_up()
         with contextlib.suppress(OSError):
             self._stdin.close()
-        return Exit(code=code) if code >= 0 else Exit(signal=-code)
+        return Exit(code=code, left=left) if code >= 0 else Exit(signal=-code, left=left)
 
     def dump_stacks(self) -> None:
         with self._reaping:
@@ -150,10 +174,11 @@ class WorkerProcess:
 class _Guard:
     """The process that ends the workers if the controller cannot."""
 
-    def __init__(self, mark: str) -> None:
+    def __init__(self, mark: str, places: Places | None) -> None:
+        directory = [] if places is None else [str(places.root)]
         self._popen = subprocess.Popen(
             # Isolated, without site-packages: it starts fast and imports no user code.
-            [sys.executable, "-I", "-S", guard.__file__, mark],
+            [sys.executable, "-I", "-S", guard.__file__, mark, *directory],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

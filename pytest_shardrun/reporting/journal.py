@@ -81,6 +81,11 @@ class Journal:
                     "not run",
                     {"shard": shard, "position": position, "nodeid": item.nodeid, "reason": reason},
                 )
+            case notices.Leaked(attempt, pid, command, nodeid):
+                self.write(
+                    "leak",
+                    {**_from(attempt), "pid": pid, "command": command, "nodeid": nodeid},
+                )
             case notices.Problem(shard, text):
                 self.write("problem", {"shard": shard, "text": text})
             case notices.CollectionFailed(count, errors):

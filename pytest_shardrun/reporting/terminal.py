@@ -86,6 +86,7 @@ class ShardTerminal:
         self._reporter: Any = config.pluginmanager.get_plugin("terminalreporter")
         self._unshown: dict[Attempt, bytes] = {}
         self._problems: list[notices.Problem] = []
+        self._leaks: list[notices.Leaked] = []
         self._not_run: list[notices.TestNotRun] = []
         self._collected = 0
         self._started = time.monotonic()
@@ -102,6 +103,8 @@ class ShardTerminal:
         self._figures.note(notice, time.monotonic())
         self._settle_output(notice)
         match notice:
+            case notices.Leaked():
+                self._leaks.append(notice)
             case notices.Problem():
                 self._problems.append(notice)
             case notices.TestNotRun():
@@ -232,6 +235,7 @@ class ShardTerminal:
         if self._reporter is None:
             return
         self._summarise_not_run()
+        self._summarise_leaks()
         if self._verbosity >= 0 and self._figures.statuses:
             self._summarise_shards()
         self._offer_replays()
@@ -246,6 +250,16 @@ class ShardTerminal:
             self._line(f"{shard}NOT RUN {each.item.nodeid} - {each.reason}")
         if len(named) < len(self._not_run):
             self._line(f"... and {len(self._not_run) - len(named)} more (-v names all)")
+
+    def _summarise_leaks(self) -> None:
+        if not self._leaks:
+            return
+        self._section("processes that were left behind", yellow=True)
+        named = self._leaks if self._verbosity > 0 else self._leaks[:NAMED_TESTS]
+        for each in named:
+            self._line(f"[shard {each.attempt.shard}] {each}")
+        if len(named) < len(self._leaks):
+            self._line(f"... and {len(self._leaks) - len(named)} more (-v names all)")
 
     def _summarise_shards(self) -> None:
         wall = time.monotonic() - self._started

@@ -80,6 +80,12 @@ OPTIONS: Final = (
         "no limit while each gets on)",
     ),
     Option(
+        "--shard-leak",
+        "ignore|report|fail",
+        "processes that outlive the shard that started them are ended in any case; report "
+        "(default) names them with the test, fail turns the run red",
+    ),
+    Option(
         "--shard-plan",
         None,
         "show which test goes to which shard, and run nothing",

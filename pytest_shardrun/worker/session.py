@@ -15,6 +15,7 @@ from typing import Any, Final
 import pytest
 
 from . import capturing, options, terminal, wire, xdist
+from .children import Children
 from .recorder import record_xml
 from .stream import Stream
 
@@ -62,6 +63,7 @@ class ShardWorker:
         self._deselected: list[str] = []
         self._workeroutput: dict[str, Any] = {}
         self._has_finished = False
+        self._children = Children()
         self.said_goodbye = False
 
     # Options and identity
@@ -244,6 +246,8 @@ class ShardWorker:
         self._send("start", position)
         started = self._clock()
         self._config.hook.pytest_runtest_protocol(item=item, nextitem=nextitem)
+        for child in self._children.new():
+            self._stream.put("child", child)
         self._stream.put("finish", position, self._clock() - started)
         self._running = None
 
