@@ -20,7 +20,7 @@ from . import notices
 from .actions import Launch, Stop
 from .captured import forget_captured, read_captured
 from .events import Reported, Warned, XmlRecorded
-from .executors.base import Executor, LaunchOrder
+from .executors.base import Executor, LaunchError, LaunchOrder
 from .lifecycle import after_stop
 from .model import Attempt, Item, Plan
 from .nodes import Node, worker_id
@@ -137,6 +137,12 @@ class Controller:
         self._open_journal()
         self._replay = Replay(self._config)
         settings = self._settings
+        executor = self._make_executor(self._run_id)
+        self._open.callback(executor.close)
+        try:
+            executor.prepare(self._terminal.say)
+        except LaunchError as error:
+            raise pytest.UsageError(f"--shard-executor={settings.executor}: {error}") from error
         self._run = Run(
             settings.shards,
             settings.policy,
@@ -146,7 +152,7 @@ class Controller:
         )
         self._supervisor = Supervisor(
             self._run,
-            self._make_executor(self._run_id),
+            executor,
             self._order_for,
             self._tell,
             self._terminal.show_output,

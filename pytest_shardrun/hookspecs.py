@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import pytest
 
-from .executors.base import Executor
-from .model import Attempt, Ending, Item, Plan
-from .planning.splitters import Splitter
+if TYPE_CHECKING:
+    # A shard knows the hooks, too, and has none of what the controller needs.
+    from .executors.base import Executor
+    from .model import Attempt, Ending, Item, Plan
+    from .planning.splitters import Splitter
 
 
 @pytest.hookspec()

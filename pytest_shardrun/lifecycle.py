@@ -154,13 +154,13 @@ class Life:
                 return Ending(EndingKind.COMPLETED, "completed")
             if self.escalation is not None and self._stepped():
                 return self.escalation.ending
-            return Ending(EndingKind.CRASHED, f"crashed with {exit} while the interpreter ended")
+            return Ending(EndingKind.CRASHED, f"{_crashed(exit)} while the interpreter ended")
         if self.escalation is not None and self._stepped():
             return self.escalation.ending
         if self.trouble:
             what = "KeyboardInterrupt" if self.interrupted else "internal error"
             return Ending(EndingKind.CRASHED, f"crashed with {what}")
-        return Ending(EndingKind.CRASHED, f"crashed with {exit}")
+        return Ending(EndingKind.CRASHED, _crashed(exit))
 
     def _stepped(self) -> bool:
         assert self.escalation is not None
@@ -177,6 +177,10 @@ def origin(life: Life, process: LeftProcess) -> int | None:
         ),
         None,
     )
+
+
+def _crashed(exit: Exit) -> str:
+    return f"crashed: {exit}" if exit.remark else f"crashed with {exit}"
 
 
 def where(life: Life) -> str:

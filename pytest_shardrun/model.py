@@ -111,8 +111,12 @@ class Exit:
     signal: int | None = None
     out_of_memory: bool = False
     left: tuple[LeftProcess, ...] = ()
+    #: What became of it where nobody knows a code or a signal: "its container was removed".
+    remark: str = ""
 
     def __str__(self) -> str:
+        if self.remark:
+            return self.remark
         if self.out_of_memory:
             return "out of memory"
         if self.signal is not None:

@@ -58,7 +58,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_shardrun_executors(config: pytest.Config) -> Mapping[str, Callable[[str], Any]]:
-    return {"subprocess": _make_subprocess_executor}
+    return {
+        "subprocess": _make_subprocess_executor,
+        "docker": lambda run_id: _make_docker_executor(config, run_id),
+    }
 
 
 def pytest_shardrun_splitters(config: pytest.Config) -> Mapping[str, Any]:
@@ -75,6 +78,19 @@ def _make_subprocess_executor(run_id: str) -> Any:
     from .executors.subprocess import SubprocessExecutor
 
     return SubprocessExecutor(run_id)
+
+
+def _make_docker_executor(config: pytest.Config, run_id: str) -> Any:
+    try:
+        from .containers import make_executor
+    except ModuleNotFoundError as error:
+        if error.name != "docker":
+            raise
+        raise pytest.UsageError(
+            "--shard-executor=docker needs the Docker SDK for Python: "
+            "pip install 'pytest-shardrun[docker]'"
+        ) from None
+    return make_executor(config, run_id, _SYS_PATH)
 
 
 def _take_control(config: pytest.Config) -> None:

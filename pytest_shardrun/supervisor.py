@@ -56,6 +56,13 @@ class _Gone:
 
 @final
 @dataclass(frozen=True, slots=True)
+class _NeverBegan:
+    attempt: Attempt
+    reason: str
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class _Signalled:
     number: int
 
@@ -68,7 +75,7 @@ class _Broken:
     error: BaseException
 
 
-_Message: TypeAlias = _Chunk | _Output | _Gone | _Signalled | _Broken
+_Message: TypeAlias = _Chunk | _Output | _Gone | _NeverBegan | _Signalled | _Broken
 
 
 @dataclass(slots=True)
@@ -204,6 +211,9 @@ class Supervisor:
                 live = self._live[attempt]
                 live.exit = exit
                 live.drained_by = time.monotonic() + DRAIN_SECONDS
+            case _NeverBegan(attempt, reason):
+                del self._live[attempt]
+                self._perform(self._run.not_launched(attempt, reason, time.monotonic()))
             case _Signalled(number):
                 self._signals_waiting -= 1
                 self._be_signalled(number)
@@ -282,7 +292,12 @@ class Supervisor:
                 return
 
     def _wait_for(self, attempt: Attempt, process: ShardProcess) -> None:
-        self._inbox.put(_Gone(attempt, process.wait()))
+        try:
+            exit = process.wait()
+        except LaunchError as error:
+            self._inbox.put(_NeverBegan(attempt, str(error)))
+        else:
+            self._inbox.put(_Gone(attempt, exit))
 
     def _bury_drained(self, now: float) -> None:
         for attempt, live in list(self._live.items()):

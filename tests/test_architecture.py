@@ -22,6 +22,7 @@ ROWS: Final[dict[int, tuple[str, ...]]] = {
     4: (
         "captured",
         "commands.",
+        "containers",
         "controller",
         "hookspecs",
         "nodes",
@@ -42,7 +43,7 @@ ROWS: Final[dict[int, tuple[str, ...]]] = {
         "shards",
         "takeover",
     ),
-    1: ("advice", "events", "notices", "planning.", "settings"),
+    1: ("advice", "container_settings", "events", "notices", "planning.", "settings"),
     0: ("cpus", "model", "worker."),
 }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, final
@@ -20,7 +20,7 @@ class LaunchOrder:
     """What an executor needs to start an attempt."""
 
     attempt: Attempt
-    #: What the worker reads first; the executor sends it on as it is.
+    #: What the worker reads first; an executor far away changes the paths in it that it must.
     first_line: bytes
     #: The whole environment of the worker.
     environment: Mapping[str, str]
@@ -40,7 +40,10 @@ class ShardProcess(Protocol):
         """The next bytes of everything else that it wrote; empty at the end."""
 
     def wait(self) -> Exit:
-        """Wait for the end of the worker, then end everything that it started."""
+        """Wait for the end of the worker, then end everything that it started.
+
+        Raises ``LaunchError`` where it turns out that the worker could never begin.
+        """
 
     def dump_stacks(self) -> None:
         """Ask for the stacks of all threads on the output; returns at once."""
@@ -60,6 +63,12 @@ class Executor(Protocol):
 
     #: How the terminal names it.
     name: str
+
+    def prepare(self, say: Callable[[str], None]) -> None:
+        """Do once what all attempts need, however long it takes; ``say`` shows progress.
+
+        Called before the first start; ``LaunchError`` where no attempt could ever start.
+        """
 
     def start(self, order: LaunchOrder) -> ShardProcess:
         """Start an attempt or raise ``LaunchError``; called from one thread."""

@@ -31,6 +31,9 @@ class SubprocessExecutor:
         self._guard: _Guard | None = None
         self._places: Places | None = None
 
+    def prepare(self, say: Callable[[str], None]) -> None:
+        """Nothing: the interpreter is there."""
+
     def start(self, order: LaunchOrder) -> WorkerProcess:
         """Start the interpreter; the first line is sent when the stream is first read."""
         if self._guard is None:

@@ -119,6 +119,11 @@ class ShardTerminal:
             case _:
                 pass
 
+    def say(self, text: str) -> None:
+        """A line of progress."""
+        if self._verbosity >= 0:
+            self._line(text)
+
     def collected(self, planned: notices.Planned, errors: int, skipped: int) -> None:
         """Say what was collected as pytest does, then the plan in a line."""
         self._collected = len(planned.items)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 import pytest
 
@@ -16,13 +16,15 @@ class Option:
     metavar: str | None
     help: str
     ini: bool = True
+    #: May be given several times; in the ini file one on each line.
+    many: bool = False
 
     @property
     def dest(self) -> str:
         return self.flag[2:].replace("-", "_")
 
 
-OPTIONS: Final = (
+_OF_A_RUN: Final = (
     Option(
         "--shards",
         "N|auto",
@@ -99,6 +101,110 @@ OPTIONS: Final = (
     ),
 )
 
+CONTAINER_OPTIONS: Final = (
+    Option(
+        "--shard-image",
+        "IMAGE",
+        "the image of the containers (default: python:3.X-slim, with this Python's X)",
+    ),
+    Option(
+        "--shard-pull",
+        "never|missing|always",
+        "whether the image is pulled (default: missing)",
+    ),
+    Option(
+        "--shard-build",
+        "PATH",
+        "build the image from this directory or Dockerfile",
+    ),
+    Option(
+        "--shard-setup",
+        "COMMAND",
+        "run this shell command once in the image, as root, with network and in a copy of the "
+        "project, and keep the result as an image",
+    ),
+    Option(
+        "--shard-setup-inputs",
+        "FILE",
+        "files whose content decides with the command whether the kept image still fits",
+        many=True,
+    ),
+    Option(
+        "--shard-python",
+        "NAME",
+        "the interpreter in the image (default: python3, else python)",
+    ),
+    Option(
+        "--shard-code",
+        "copy|volume|bind",
+        "how the project gets into the containers: copied into the memory of each (default), once "
+        "into a volume that they share, or mounted from this machine, read-only",
+    ),
+    Option(
+        "--shard-collect-files",
+        "GLOB",
+        "files to bring home from the containers, relative to where pytest was started",
+        many=True,
+    ),
+    Option(
+        "--shard-collect-dir",
+        "DIR",
+        "where they are put, in a directory per shard (default: shard-files)",
+    ),
+    Option(
+        "--shard-write-back",
+        "GLOB",
+        "files of the project which, when tests change or make them, are changed at home, too "
+        "(default: none; all where an option like --snapshot-update asks for it)",
+        many=True,
+    ),
+    Option(
+        "--shard-env",
+        "NAME[=VALUE]",
+        "a variable of the environment that the containers get, too; NAME* for several",
+        many=True,
+    ),
+    Option(
+        "--shard-network",
+        "NAME",
+        "the network of the containers: none (default), bridge, or one that exists",
+    ),
+    Option(
+        "--shard-memory",
+        "SIZE",
+        "the memory of a container, like 512m or 4g; 0: no limit (default: 4g)",
+    ),
+    Option(
+        "--shard-cpus",
+        "N",
+        "how many CPUs a container may use; 0: no limit (default: 2)",
+    ),
+    Option(
+        "--shard-pids",
+        "N",
+        "how many processes and threads a container may have; 0: no limit (default: 512)",
+    ),
+    Option(
+        "--shard-disk",
+        "SIZE",
+        "how much can be written below the project and below /tmp; it is held in the container's "
+        "memory (default: 1g)",
+    ),
+    Option(
+        "--shard-user",
+        "UID[:GID]",
+        "who the tests are in a container (default: who you are, or 1000:1000 instead of root)",
+    ),
+    Option(
+        "--shard-docker-opt",
+        "KEY=JSON",
+        "any other option of the Docker SDK for a container",
+        many=True,
+    ),
+)
+
+OPTIONS: Final = (*_OF_A_RUN, *CONTAINER_OPTIONS)
+
 MARKERS: Final = (
     "shard_group(name): tests with the same name run in one shard and one process, in order",
     "shard_serial: the test runs alone, after all the others",
@@ -112,9 +218,16 @@ def add_options(parser: pytest.Parser) -> None:
         if option.metavar is None:
             group.addoption(option.flag, dest=option.dest, action="store_true", help=option.help)
         else:
-            group.addoption(option.flag, dest=option.dest, metavar=option.metavar, help=option.help)
+            group.addoption(
+                option.flag,
+                dest=option.dest,
+                action="append" if option.many else "store",
+                metavar=option.metavar,
+                help=option.help,
+            )
         if option.ini:
-            parser.addini(option.dest, f"default of {option.flag}")
+            kind: Literal["linelist"] | None = "linelist" if option.many else None
+            parser.addini(option.dest, f"default of {option.flag}", type=kind)
 
 
 def add_markers(config: pytest.Config) -> None:

@@ -1,0 +1,426 @@
+"""One shard's container and its attempts."""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, final
+
+from ..model import Exit
+from .base import LaunchError
+from .docker_client import Attachment, Daemon, DaemonError, NotThere
+from .docker_frames import BrokenFrames, Frame, FrameReader, write_frames
+from .docker_home import Homecoming, Wanted
+
+#: How often the agent hears from us, and what silence of its means that it is lost; seconds.
+PING_SECONDS: Final = 10.0
+SILENCE_SECONDS: Final = 60.0
+#: How long the agent may take to end its worker before the container is given up.
+KILL_SECONDS: Final = 5.0
+#: How long a container may take to end after its stream has.
+END_SECONDS: Final = 10
+#: Chunks of a worker that may wait to be taken.
+_ROOM: Final = 32
+#: Python and pytest that a worker needs.
+_LEAST_PYTHON: Final = (3, 10)
+_LEAST_PYTEST: Final = (8, 2)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How a container is made and what it gets before its first worker."""
+
+    name: str
+    #: The SDK's options for each interpreter's name that may be there, in order.
+    options: tuple[Mapping[str, Any], ...]
+    image: str
+    #: Archives to unpack, each in pieces.
+    archives: tuple[Callable[[], Iterable[bytes]], ...]
+    #: Held while the daemon makes a container: more at once take longer.
+    gate: threading.Semaphore
+    complain: Callable[[str], None]
+
+
+class Container:
+    """Lives as long as its shard needs it; calls return at once, threads do what takes time."""
+
+    def __init__(self, daemon: Daemon, recipe: Recipe) -> None:
+        self._daemon = daemon
+        self._recipe = recipe
+        self._outgoing: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._attachment: Attachment | None = None
+        self._attempt: ContainerAttempt | None = None
+        #: Why it can take no further attempt.
+        self._over: LaunchError | Exit | None = None
+        self._closing = threading.Event()
+        self._gone = threading.Event()
+        self._thread = threading.Thread(
+            target=self._live, name=f"shardrun {recipe.name}", daemon=True
+        )
+        self._thread.start()
+
+    @property
+    def is_usable(self) -> bool:
+        with self._lock:
+            return self._over is None and not self._closing.is_set()
+
+    def begin(
+        self, number: int, order: Mapping[str, Any], first: bytes, wanted: Wanted
+    ) -> ContainerAttempt:
+        """Start a worker as soon as the container can."""
+        attempt = ContainerAttempt(self, number, wanted, self._recipe.complain)
+        with self._lock:
+            self._attempt = attempt
+            over = self._over
+        if over is not None:
+            attempt.finish(over)
+        self._outgoing.put(b"".join(write_frames(b"S", json.dumps(order).encode("ascii"), number)))
+        self.send(b"I", first, number)
+        return attempt
+
+    def send(self, kind: bytes, content: bytes, number: int) -> None:
+        for frame in write_frames(kind, content, number):
+            self._outgoing.put(frame)
+
+    def give_up(self, reason: str) -> None:
+        """Cut the connection, which ends the agent, and remove the container."""
+        self._end_with(Exit(remark=reason))
+        self._close_attachment()
+        self.close()
+
+    def close(self) -> None:
+        """Begin to end and remove the container."""
+        if not self._closing.is_set():
+            self._closing.set()
+            self._outgoing.put(b"".join(write_frames(b"Q", b"")))
+            self._outgoing.put(None)
+            threading.Thread(
+                target=self._remove, name=f"shardrun remove {self._recipe.name}", daemon=True
+            ).start()
+
+    def join(self, seconds: float) -> bool:
+        """Wait until the container is gone."""
+        return self._gone.wait(seconds)
+
+    # In the container's own thread
+
+    def _live(self) -> None:
+        try:
+            attachment = self._open()
+            reader = FrameReader()
+            writer = threading.Thread(
+                target=self._write,
+                args=(attachment,),
+                name=f"shardrun to {self._recipe.name}",
+                daemon=True,
+            )
+            writer.start()
+            self._end_with(self._read(attachment, reader))
+        except LaunchError as error:
+            self._end_with(error)
+        except BaseException as error:
+            # Without this whoever waits for an attempt would wait for ever.
+            self._end_with(Exit(remark=f"trouble of the plugin itself: {error!r}"))
+            raise
+        finally:
+            self.close()
+
+    def _open(self) -> Attachment:
+        recipe = self._recipe
+        for position, options in enumerate(recipe.options):
+            try:
+                with recipe.gate:
+                    if self._closing.is_set():
+                        raise LaunchError("the run ended")
+                    self._daemon.create(recipe.name, options)
+                    # Before the start: nothing that it says can be lost.
+                    attachment = self._daemon.attach(recipe.name)
+                    with self._lock:
+                        self._attachment = attachment
+                    self._daemon.start(recipe.name)
+                return attachment
+            except DaemonError as error:
+                is_last = position == len(recipe.options) - 1
+                self._close_attachment()
+                if is_last or "executable file not found" not in str(error):
+                    raise LaunchError(self._explain_start(str(error))) from error
+                try:
+                    self._daemon.remove(recipe.name)
+                except DaemonError as trouble:
+                    raise LaunchError(str(trouble)) from trouble
+        raise LaunchError(f"no interpreter was named for {recipe.image}")
+
+    def _explain_start(self, text: str) -> str:
+        if "executable file not found" in text or "no such file or directory" in text:
+            names = [str(options["command"][0]) for options in self._recipe.options]
+            return (
+                f"{self._recipe.image} has no {' or '.join(names)}: name its interpreter with "
+                "--shard-python, or take an image with Python"
+            )
+        return text
+
+    def _read(self, attachment: Attachment, reader: FrameReader) -> LaunchError | Exit:
+        trouble = ""
+        try:
+            while True:
+                data = attachment.receive(SILENCE_SECONDS)
+                if not data:
+                    break
+                for frame in reader.feed(data):
+                    refusal = self._take(frame)
+                    if refusal is not None:
+                        return refusal
+        except TimeoutError:
+            trouble = f"has been silent for {SILENCE_SECONDS:g} s"
+        except BrokenFrames as error:
+            trouble = str(error)
+        except OSError as error:
+            trouble = f"the connection to it broke: {error}"
+        if self._closing.is_set():
+            return Exit(remark="its container was ended")
+        return self._explain_end(trouble, reader.complaints.decode("utf-8", "replace").strip())
+
+    def _take(self, frame: Frame) -> LaunchError | None:
+        match frame.kind:
+            case b"h":
+                return self._greet(json.loads(frame.content))
+            case b"p" | b"r":
+                return None
+        attempt = self._attempt
+        if attempt is None or attempt.number != frame.attempt:
+            return None
+        match frame.kind:
+            case b"o":
+                attempt.stream.put(frame.content)
+            case b"e":
+                attempt.output.put(frame.content)
+            case b"f":
+                attempt.homecoming.begin(frame.content)
+            case b"d":
+                attempt.homecoming.add(frame.content)
+            case b"x":
+                exit = _read_exit(frame.content)
+                with self._lock:
+                    self._attempt = None
+                attempt.finish(exit)
+                if exit.code == 0:
+                    # Nothing is left for this shard to do; if it is, there is another container.
+                    self.close()
+            case _:
+                raise BrokenFrames(f"a frame of unknown kind {frame.kind!r}")
+        return None
+
+    def _greet(self, hello: Mapping[str, Any]) -> LaunchError | None:
+        python = tuple(int(each) for each in hello["python"])
+        image = self._recipe.image
+        refusal = None
+        if python < _LEAST_PYTHON:
+            refusal = LaunchError(
+                f"{image} has Python {'.'.join(map(str, python))}: shards need "
+                f"{'.'.join(map(str, _LEAST_PYTHON))} or newer"
+            )
+        elif not hello["pytest"]:
+            refusal = LaunchError(
+                f"{image} has no pytest for {hello['executable']}: take an image that has it with "
+                "--shard-image, or install it with --shard-setup, like "
+                "--shard-setup 'pip install pytest'"
+            )
+        elif _numbers(str(hello["pytest"])) < _LEAST_PYTEST:
+            refusal = LaunchError(
+                f"{image} has pytest {hello['pytest']}: shards need "
+                f"{'.'.join(map(str, _LEAST_PYTEST))} or newer"
+            )
+        return refusal
+
+    def _explain_end(self, trouble: str, complaints: str) -> Exit:
+        """How a container ended that nobody asked to."""
+        try:
+            if not trouble:
+                # The stream may end before the daemon knows.
+                self._daemon.wait(self._recipe.name, END_SECONDS)
+            state = self._daemon.inspect(self._recipe.name)["State"]
+        except NotThere:
+            return Exit(remark="its container was removed by somebody else")
+        except DaemonError as error:
+            return Exit(remark=trouble or str(error))
+        if state.get("OOMKilled") and not trouble:
+            return Exit(signal=9, out_of_memory=True)
+        if trouble:
+            return Exit(remark=f"its container {trouble}")
+        said = f": {complaints.splitlines()[-1]}" if complaints else ""
+        return Exit(remark=f"its container ended with exit code {state.get('ExitCode')}{said}")
+
+    def _end_with(self, reason: LaunchError | Exit) -> None:
+        with self._lock:
+            self._over = self._over or reason
+            attempt, self._attempt = self._attempt, None
+        if attempt is not None:
+            attempt.finish(self._over)
+
+    # In the writer's thread
+
+    def _write(self, attachment: Attachment) -> None:
+        try:
+            for data in self._everything_to_send():
+                attachment.send(data)
+        except LaunchError as error:
+            self._end_with(error)
+            self.close()
+        except OSError:
+            # The reader notices the end of the connection.
+            self._close_attachment()
+
+    def _everything_to_send(self) -> Iterator[bytes]:
+        for archive in self._recipe.archives:
+            for piece in archive():
+                yield from write_frames(b"T", piece)
+                if self._closing.is_set():
+                    return
+            yield from write_frames(b"t", b"")
+        while True:
+            try:
+                data = self._outgoing.get(timeout=PING_SECONDS)
+            except queue.Empty:
+                data = b"".join(write_frames(b"P", b""))
+            if data is None:
+                return
+            yield data
+
+    # In the remover's thread
+
+    def _remove(self) -> None:
+        name = self._recipe.name
+        try:
+            # The agent that was told to quit ends faster than the daemon kills.
+            self._thread.join(1.0)
+            self._close_attachment()
+            for attempt in range(3):
+                try:
+                    # By name: a creation that timed out may have happened all the same.
+                    self._daemon.remove(name)
+                    return
+                except DaemonError as error:
+                    if attempt == 2:
+                        self._recipe.complain(
+                            f"the container {name} is left, the next run will remove it: {error}"
+                        )
+        finally:
+            self._gone.set()
+
+    def _close_attachment(self) -> None:
+        with self._lock:
+            attachment, self._attachment = self._attachment, None
+        if attachment is not None:
+            attachment.close()
+
+
+class Pipe:
+    """Bytes from one thread to another, who waits where too many wait."""
+
+    def __init__(self) -> None:
+        self._chunks: deque[bytes] = deque()
+        self._is_closed = False
+        self._changed = threading.Condition()
+
+    def put(self, data: bytes) -> None:
+        """Add bytes, as soon as there is room; they are dropped after the end."""
+        with self._changed:
+            self._changed.wait_for(lambda: len(self._chunks) < _ROOM or self._is_closed)
+            if not self._is_closed:
+                self._chunks.append(data)
+                self._changed.notify_all()
+
+    def take(self) -> bytes:
+        """All bytes that wait, as soon as there are some; empty at the end."""
+        with self._changed:
+            self._changed.wait_for(lambda: bool(self._chunks) or self._is_closed)
+            data = b"".join(self._chunks)
+            self._chunks.clear()
+            self._changed.notify_all()
+            return data
+
+    def close(self) -> None:
+        """Nothing more comes."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+
+
+class ContainerAttempt:
+    """A worker in a container."""
+
+    def __init__(
+        self, container: Container, number: int, wanted: Wanted, complain: Callable[[str], None]
+    ) -> None:
+        self.number = number
+        self.homecoming = Homecoming(wanted, complain)
+        self._container = container
+        #: Filled by the container's thread.
+        self.stream = Pipe()
+        self.output = Pipe()
+        self._end: LaunchError | Exit | None = None
+        self._ended = threading.Event()
+
+    def send(self, data: bytes) -> None:
+        self._container.send(b"I", data, self.number)
+
+    def receive(self) -> bytes:
+        return self.stream.take()
+
+    def receive_output(self) -> bytes:
+        return self.output.take()
+
+    def wait(self) -> Exit:
+        self._ended.wait()
+        if isinstance(self._end, LaunchError):
+            raise self._end
+        assert self._end is not None
+        return self._end
+
+    def dump_stacks(self) -> None:
+        self._signal("STACKS")
+
+    def interrupt(self) -> None:
+        self._signal("INT")
+
+    def terminate(self) -> None:
+        self._signal("TERM")
+
+    def kill(self) -> None:
+        self._signal("KILL")
+        threading.Thread(target=self._make_sure, name="shardrun kill", daemon=True).start()
+
+    def finish(self, end: LaunchError | Exit | None) -> None:
+        """Nothing more comes; only the first end counts."""
+        if self._end is None:
+            self._end = end
+            self.homecoming.abandon()
+            self.stream.close()
+            self.output.close()
+            self._ended.set()
+
+    def _signal(self, name: str) -> None:
+        if not self._ended.is_set():
+            self._container.send(b"K", name.encode("ascii"), self.number)
+
+    def _make_sure(self) -> None:
+        if not self._ended.wait(KILL_SECONDS):
+            self._container.give_up("its container did not obey and was removed")
+
+
+def _read_exit(content: bytes) -> Exit:
+    said: Mapping[str, Any] = json.loads(content)
+    if said.get("signal") is not None:
+        return Exit(signal=int(said["signal"]), out_of_memory=bool(said.get("out_of_memory")))
+    return Exit(code=int(said["code"]))
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    parts = version.split(".")[:2]
+    return tuple(int(part) if part.isdigit() else 0 for part in parts)
