@@ -18,6 +18,9 @@ class Launch:
 
     attempt: Attempt
     doomed: dict[str, str]
+    #: From 0 and below the number of shards at once: no two living shards have the same one, and
+    #: all attempts of a shard do.
+    slot: int
 
 
 @final

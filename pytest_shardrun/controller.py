@@ -23,7 +23,7 @@ from .events import Reported, Warned, XmlRecorded
 from .executors.base import Executor, LaunchError, LaunchOrder
 from .lifecycle import after_stop
 from .model import Attempt, Item, Plan
-from .nodes import Node, worker_id
+from .nodes import Node
 from .planning.durations import Durations, read_durations, update_durations
 from .planning.splitters import Splitter, make_plan
 from .replay import Replay
@@ -33,6 +33,7 @@ from .run import Run
 from .settings import Settings
 from .supervisor import Supervisor
 from .worker import options, wire
+from .worker.identity import ShardIdentity
 from .worker.recorder import record_xml
 
 if TYPE_CHECKING:
@@ -290,14 +291,15 @@ class Controller:
     def _order_for(self, launch: Launch) -> LaunchOrder:
         attempt = launch.attempt
         config = self._config
-        node = Node(config, attempt, self._settings.shards, self._testrun_uid)
+        identity = self._identity(launch)
+        node = Node(config, identity, self._testrun_uid)
         self._nodes[attempt] = node
         self._replay.expect(attempt, node)
         config.hook.pytest_shardrun_attempt_started(config=config, attempt=attempt)
         # Absent where pytest-xdist's names are forbidden.
         if hasattr(config.hook, "pytest_configure_node"):
             config.hook.pytest_configure_node(node=node)
-        environment = self._environment(node, launch)
+        environment = {**os.environ, **node.variables, **identity.variables}
         seed_is_ours = "PYTHONHASHSEED" not in environment
         if seed_is_ours:
             # The order of sets decides the order of tests in some suites.
@@ -323,19 +325,14 @@ class Controller:
         }
         return LaunchOrder(attempt, wire.encode(line), environment, config.invocation_params.dir)
 
-    def _environment(self, node: Node, launch: Launch) -> dict[str, str]:
-        attempt = launch.attempt
-        return {
-            **os.environ,
-            "PYTEST_XDIST_WORKER": worker_id(attempt),
-            "PYTEST_XDIST_WORKER_COUNT": str(self._settings.shards),
-            "PYTEST_XDIST_TESTRUNUID": self._testrun_uid,
-            "SHARDRUN_RUN": self._run_id,
-            "SHARDRUN_SHARD": str(attempt.shard),
-            "SHARDRUN_SHARDS": str(self._settings.shards),
-            "SHARDRUN_ATTEMPT": str(attempt.number),
-            "SHARDRUN_SLOT": str(attempt.shard - 1),
-        }
+    def _identity(self, launch: Launch) -> ShardIdentity:
+        return ShardIdentity(
+            number=launch.attempt.shard,
+            shards=self._settings.shards,
+            run=self._run_id,
+            attempt=launch.attempt.number,
+            slot=launch.slot,
+        )
 
     def _log_file(self, attempt: Attempt) -> str | None:
         """Where the worker keeps what ``--log-file`` asks for until it has ended."""

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from .model import Attempt
+from .worker.identity import KEY, ShardIdentity
 
 
 class Gateway:
@@ -33,17 +34,26 @@ class Node:
     workerinfo: dict[str, Any]
     workeroutput: dict[str, Any]
 
-    def __init__(
-        self, config: pytest.Config, attempt: Attempt, shards: int, testrun_uid: str
-    ) -> None:
+    def __init__(self, config: pytest.Config, identity: ShardIdentity, testrun_uid: str) -> None:
         self.config = config
-        self.gateway = Gateway(worker_id(attempt))
-        self.nodemanager = SimpleNamespace(roots=[], specs=[None] * shards, testrunuid=testrun_uid)
+        self.gateway = Gateway(worker_id(identity))
+        specs = [None] * identity.shards
+        self.nodemanager = SimpleNamespace(roots=[], specs=specs, testrunuid=testrun_uid)
         self.workerinput: dict[str, Any] = {
             "workerid": self.gateway.id,
-            "workercount": shards,
+            "workercount": identity.shards,
             "testrunuid": testrun_uid,
             "mainargv": sys.argv,
+            KEY: identity.as_input(),
+        }
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """The environment that plugins of pytest-xdist look at."""
+        return {
+            "PYTEST_XDIST_WORKER": self.gateway.id,
+            "PYTEST_XDIST_WORKER_COUNT": str(self.workerinput["workercount"]),
+            "PYTEST_XDIST_TESTRUNUID": str(self.workerinput["testrunuid"]),
         }
 
 
@@ -69,6 +79,6 @@ class ReportNode:
         self._workerinfocache = f"[shard {attempt.shard}]"
 
 
-def worker_id(attempt: Attempt) -> str:
+def worker_id(identity: ShardIdentity) -> str:
     """``gw0`` for the first shard, the same for all of its attempts."""
-    return f"gw{attempt.shard - 1}"
+    return f"gw{identity.number - 1}"

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from .worker import options
+from .worker import identity, options
+
+if TYPE_CHECKING:
+    from .precedence import Decision
 
 # As it was before pytest and conftest files added to it: a shard starts where this process did.
 _SYS_PATH: Final = list(sys.path)
@@ -29,9 +32,10 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 def pytest_load_initial_conftests(early_config: pytest.Config) -> Any:
     if not _in_worker(early_config.pluginmanager):
         known = early_config.known_args_namespace
-        if getattr(known, "shards", None) not in (None, "0") or early_config.getini("shards"):
+        asked = getattr(known, "shards", None) or early_config.getini("shards") or "0"
+        if asked != "0" and _decide(early_config).shards_win:
             # pytest-cov decides here whether it combines the data of workers.
-            known.numprocesses = known.shards or early_config.getini("shards")
+            known.numprocesses = asked
             known.dist = "load"
     return (yield)
 
@@ -49,12 +53,16 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     from .settings import wants_shards
 
     if wants_shards(config):
-        _take_control(config)
+        decision = _decide(config)
+        config.pluginmanager.register(_Remark(decision.sentence), "shardrun-remark")
+        if decision.shards_win:
+            _take_control(config, switch_xdist_off=bool(decision.sentence))
 
 
 def pytest_configure(config: pytest.Config) -> None:
     if not _in_worker(config.pluginmanager):
         options.add_markers(config)
+        config.pluginmanager.register(identity, "shardrun-identity")
 
 
 def pytest_shardrun_executors(config: pytest.Config) -> Mapping[str, Callable[[str], Any]]:
@@ -93,11 +101,31 @@ def _make_docker_executor(config: pytest.Config, run_id: str) -> Any:
     return make_executor(config, run_id, _SYS_PATH)
 
 
-def _take_control(config: pytest.Config) -> None:
+def _decide(config: pytest.Config) -> Decision:
+    from .precedence import decide
+
+    return decide(config)
+
+
+class _Remark:
+    """A line of the header."""
+
+    def __init__(self, sentence: str) -> None:
+        self._sentence = sentence
+
+    @pytest.hookimpl
+    def pytest_report_header(self) -> str:
+        return self._sentence
+
+
+def _take_control(config: pytest.Config, *, switch_xdist_off: bool) -> None:
+    from . import precedence
     from .controller import Controller
     from .settings import choose, read_settings
     from .worker.xdist import stand_in_for_xdist
 
+    if switch_xdist_off:
+        precedence.switch_xdist_off(config.option)
     settings = read_settings(config)
     executors = _offered(config.hook.pytest_shardrun_executors(config=config))
     choose("--shard-executor", settings.executor, list(executors))

@@ -109,9 +109,8 @@ class Replay:
         """
         reports = [self._report(done.attempt, event) for event in done.reports]
         if done.blame is not None:
-            blame = self._blame(done, done.blame)
-            blame.sections = [*(reports[-1].sections if reports else ()), *captured]
-            reports.append(blame)
+            sections = [*(reports[-1].sections if reports else ()), *captured]
+            reports.append(self._blame(done, done.blame, sections))
         return reports
 
     def test_done(self, done: notices.TestDone, reports: Sequence[pytest.TestReport]) -> None:
@@ -171,7 +170,9 @@ class Replay:
         assert isinstance(report, pytest.TestReport)
         return report
 
-    def _blame(self, done: notices.TestDone, blame: notices.Blame) -> pytest.TestReport:
+    def _blame(
+        self, done: notices.TestDone, blame: notices.Blame, sections: list[tuple[str, str]]
+    ) -> pytest.TestReport:
         item = done.item
         file, line, _ = item.location
         message = f"{blame.ending.reason} ({blame.phase}, shard {done.attempt.shard})"
@@ -185,6 +186,7 @@ class Replay:
             outcome="failed",
             longrepr=BlameRepr(message, output, file, (line or 0) + 1),  # type: ignore[arg-type]
             when=blame.phase,  # type: ignore[arg-type]
+            sections=sections,
             duration=done.seconds,
         )
         # Read by reporting.junit.

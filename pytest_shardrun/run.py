@@ -232,13 +232,19 @@ class Run:
     def _living(self) -> int:
         return sum(shard.life is not None for shard in self._shards.values())
 
+    def _free_slot(self) -> int:
+        taken = {shard.slot for shard in self._shards.values() if shard.life is not None}
+        return min(set(range(len(taken) + 1)) - taken)
+
     def _launch(self, shard: Shard, now: float) -> None:
+        if shard.slot is None:
+            shard.slot = self._free_slot()
         life = shard.begin(self._doomed, now)
         if self._policy.shard_timeout is not None:
             life.deadline = now + self._policy.shard_timeout
         if self._dispatcher is not None:
             self._dispatcher.started(shard.number)
-        self._do(Launch(life.attempt, dict(self._doomed)))
+        self._do(Launch(life.attempt, dict(self._doomed), shard.slot))
 
     # Events
 

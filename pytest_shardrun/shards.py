@@ -28,6 +28,8 @@ class Shard:
 
     number: int
     attempts: int = 0
+    #: What it counts as among the shards that live at the same time; None before its first attempt.
+    slot: int | None = None
     life: Life | None = None
     digest: str = ""
     collection: Collection | None = None

@@ -259,7 +259,7 @@ def stopped_differences(plain: Run, sharded: Run) -> list[str]:
     found = list(_compare("exit code", plain.exitcode, sharded.exitcode))
     if plain.record is None or sharded.record is None:
         return found
-    clean, clean_sharded = _cleaner(plain), _cleaner(sharded)
+    clean, clean_sharded = cleaner(plain), cleaner(sharded)
     for nodeid in _finished(plain.record) & _finished(sharded.record):
         found += _test_differences(
             nodeid,
@@ -280,7 +280,7 @@ def _record_differences(plain: Run, sharded: Run) -> list[str]:
     assert plain.record is not None
     assert sharded.record is not None
     ours, theirs = plain.record, sharded.record
-    clean, clean_sharded = _cleaner(plain), _cleaner(sharded)
+    clean, clean_sharded = cleaner(plain), cleaner(sharded)
     found: list[str] = []
     found += [f"lost: {nodeid}" for nodeid in ours.tests.keys() - theirs.tests.keys()]
     found += [f"invented: {nodeid}" for nodeid in theirs.tests.keys() - ours.tests.keys()]
@@ -336,7 +336,7 @@ def _terminal_differences(plain: Run, sharded: Run) -> list[str]:
     if {"-s", "log_cli=true"} & set(plain.arguments):
         # What tests print at once may look like anything.
         return []
-    clean, clean_sharded = _cleaner(plain), _cleaner(sharded)
+    clean, clean_sharded = cleaner(plain), cleaner(sharded)
     headings = Counter(clean(line) for line in _headings(plain.stdout))
     headings -= Counter(clean_sharded(line) for line in _headings(sharded.stdout))
     told = Counter(clean(text) for text in _told(plain.stdout))
@@ -359,7 +359,7 @@ def junit_differences(plain: Run, sharded: Run) -> list[str]:
         same = plain.junit is sharded.junit
         return [] if same else [f"only one run wrote a JUnit file:\n{sharded.show()}"]
     ours, theirs = plain.junit, sharded.junit
-    clean, clean_sharded = _cleaner(plain), _cleaner(sharded)
+    clean, clean_sharded = cleaner(plain), cleaner(sharded)
     found = [f"JUnit lost: {key}" for key in ours.cases.keys() - theirs.cases.keys()]
     found += [f"JUnit invented: {key}" for key in theirs.cases.keys() - ours.cases.keys()]
     for key in ours.cases.keys() & theirs.cases.keys():
@@ -465,7 +465,7 @@ def _compare_counters(
         yield f"{what} too often ({count}): {value}"
 
 
-def _cleaner(run: Run) -> Callable[[str], str]:
+def cleaner(run: Run) -> Callable[[str], str]:
     """Takes out of a text what no two runs share: places, addresses, process ids, durations."""
     results = re.escape(str(run.junit_path.parent))
     patterns = (

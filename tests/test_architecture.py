@@ -43,7 +43,15 @@ ROWS: Final[dict[int, tuple[str, ...]]] = {
         "shards",
         "takeover",
     ),
-    1: ("advice", "container_settings", "events", "notices", "planning.", "settings"),
+    1: (
+        "advice",
+        "container_settings",
+        "events",
+        "notices",
+        "planning.",
+        "precedence",
+        "settings",
+    ),
     0: ("cpus", "model", "worker."),
 }
 

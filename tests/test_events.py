@@ -17,6 +17,7 @@ from pytest_shardrun.model import Attempt
 from pytest_shardrun.nodes import Node, ReportNode, worker_id
 from pytest_shardrun.replay import warning_message
 from pytest_shardrun.worker import wire
+from pytest_shardrun.worker.identity import ShardIdentity
 from pytest_shardrun.worker.recorder import XmlRecorder, record_xml
 from pytest_shardrun.worker.stream import Stream
 
@@ -421,30 +422,38 @@ def test_without_a_junit_file_nothing_is_recorded(pytester: pytest.Pytester) -> 
 # What plugins written for pytest-xdist see
 
 
+def identity(shard: int, attempt: int = 1) -> ShardIdentity:
+    return ShardIdentity(number=shard, shards=13, run="a-run", attempt=attempt, slot=5)
+
+
 def test_all_attempts_of_a_shard_have_the_name_of_one_worker() -> None:
-    assert [worker_id(Attempt(1, 1)), worker_id(Attempt(1, 7)), worker_id(Attempt(12, 1))] == [
-        "gw0",
-        "gw0",
-        "gw11",
-    ]
+    names = [worker_id(each) for each in (identity(1), identity(1, attempt=7), identity(12))]
+
+    assert names == ["gw0", "gw0", "gw11"]
 
 
 def test_a_node_has_what_plugins_look_for(pytester: pytest.Pytester) -> None:
     config = pytester.parseconfig()
 
-    node = Node(config, Attempt(2, 1), 3, "0f")
+    node = Node(config, identity(2), "0f")
 
     assert node.config is config
     assert node.gateway.id == "gw1"
     assert node.workerinput == {
         "workerid": "gw1",
-        "workercount": 3,
+        "workercount": 13,
         "testrunuid": "0f",
         "mainargv": sys.argv,
+        "shardrun": {"number": 2, "shards": 13, "run": "a-run", "attempt": 1, "slot": 5},
+    }
+    assert node.variables == {
+        "PYTEST_XDIST_WORKER": "gw1",
+        "PYTEST_XDIST_WORKER_COUNT": "13",
+        "PYTEST_XDIST_TESTRUNUID": "0f",
     }
     # Its absence is how plugins know that a worker has crashed.
     assert not hasattr(node, "workeroutput")
-    assert len(node.nodemanager.specs) == 3
+    assert len(node.nodemanager.specs) == 13
     report_node = ReportNode(Attempt(2, 1), node)
     assert report_node.gateway.id == "shard 2"
     assert report_node.workerinput is node.workerinput

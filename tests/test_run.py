@@ -80,6 +80,7 @@ class Play:
         self._shares = [share.split() for share in shares]
         self._serial = serial.split()
         self._attempts: dict[int, Attempt] = {}
+        self.slots: dict[str, int] = {}
         self._collections: dict[Attempt, list[str]] = {}
         self._hands: dict[Attempt, deque[str]] = {}
         self.now = 0.0
@@ -204,8 +205,9 @@ class Play:
 
     def _text(self, action: Action) -> str:
         match action:
-            case Launch(attempt, doomed):
+            case Launch(attempt, doomed, slot):
                 self._attempts[attempt.shard] = attempt
+                self.slots[self._named(attempt)] = slot
                 self._hands[attempt] = deque()
                 without = f" without {' '.join(doomed)}" if doomed else ""
                 return f"launch {self._named(attempt)}{without}"
@@ -493,6 +495,30 @@ def test_shards_wait_for_a_free_place() -> None:
     assert play.leaves(2) == ["ended 2.1: completed"]
     assert play.leaves(3) == ["ended 3.1: completed"]
     assert play.closes() == []
+
+
+def test_a_shard_that_waited_takes_the_slot_of_one_that_has_left() -> None:
+    play = Play("a", "b", "c", "d", policy=policy(jobs=3, steal=False))
+    play.start()
+    for shard, name in ((2, "b"), (1, "a")):
+        play.collects(shard)
+        play.passes(shard, name)
+    play.leaves(2)
+
+    assert play.slots == {"1.1": 0, "2.1": 1, "3.1": 2, "4.1": 1}
+
+
+def test_all_attempts_of_a_shard_have_its_slot() -> None:
+    play = Play("a", "b c", policy=policy(jobs=2, steal=False))
+    play.start()
+    play.collects(1)
+    play.passes(1, "a")
+    play.leaves(1)
+    play.collects(2)
+    play.starts(2, "b")
+    play.exits(2, SEGFAULT)
+
+    assert play.slots == {"1.1": 0, "2.1": 1, "2.2": 1}
 
 
 def test_a_shard_that_crashed_keeps_its_place() -> None:
@@ -798,6 +824,7 @@ def test_the_reason_of_the_death_is_what_the_doomed_collector_reports() -> None:
     assert actions[-1] == Launch(
         Attempt(1, 2),
         {"test_x.py": "shard 1 crashed with SIGSEGV while importing test_x.py\n\nthe stack"},
+        slot=0,
     )
 
 
@@ -1449,6 +1476,7 @@ class Worker:
 
     def __init__(self, world: World, launch: Launch, *, is_deaf: bool) -> None:
         self.attempt = launch.attempt
+        self.slot = launch.slot
         #: Deaf to SIGINT and SIGTERM.
         self.is_deaf = is_deaf
         self.is_hung = False
@@ -1767,6 +1795,9 @@ class AnyHistory(RuleBasedStateMachine):
             return
         self.workers[launch.attempt] = Worker(self.world, launch, is_deaf=self.next_is_deaf)
         assert len(self.workers) <= self.policy.jobs
+        taken = [worker.slot for worker in self.workers.values()]
+        assert len(set(taken)) == len(taken), "two in one slot"
+        assert max(taken) < self.policy.jobs
 
     def send(self, worker: Worker, command: list[Any]) -> None:
         worker.obey(command)

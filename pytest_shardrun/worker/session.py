@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import pytest
 
-from . import capturing, options, terminal, wire, xdist
+from . import capturing, identity, options, terminal, wire, xdist
 from .children import Children
 from .recorder import record_xml
 from .stream import Stream
@@ -86,7 +86,9 @@ class ShardWorker:
         option.usepdb = False
         option.numprocesses = None
         option.dist = "no"
+        option.tx = []
         xdist.stand_in_for_xdist(config)
+        config.pluginmanager.register(identity, "shardrun-identity")
         options.add_markers(config)
         return (yield)
 
