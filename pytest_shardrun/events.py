@@ -7,9 +7,6 @@ from typing import Any, Final, TypeAlias, final
 
 from .worker import wire
 
-#: Longer lines are no events: a report holds what a test printed, and memory has an end.
-LONGEST_LINE: Final = 1 << 30
-
 
 class BrokenStream(ValueError):
     """A line that is no event: what came is not from our worker, or something was lost."""

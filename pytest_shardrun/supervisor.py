@@ -17,6 +17,7 @@ from .actions import Action, End, Launch, Send, Stop, Tell
 from .executors.base import Executor, LaunchError, LaunchOrder, ShardProcess
 from .lifecycle import Step, after_interrupt, at_once
 from .model import Attempt, Ending, EndingKind, Exit
+from .reading import EventReader
 from .run import Run
 
 #: How much of a process's output is kept for the report of its crash, in bytes.
@@ -81,8 +82,7 @@ _Message: TypeAlias = _Chunk | _Output | _Gone | _NeverBegan | _Signalled | _Bro
 @dataclass(slots=True)
 class _Live:
     process: ShardProcess
-    received: list[bytes] = field(default_factory=list)
-    sequence: int = 0
+    reader: EventReader = field(default_factory=EventReader)
     broken: bool = False
     stream_open: bool = True
     output_open: bool = True
@@ -318,33 +318,22 @@ class Supervisor:
         if not data:
             live.stream_open = False
             return
-        if b"\n" not in data:
-            live.received.append(data)
-            return
-        *lines, rest = b"".join([*live.received, data]).split(b"\n")
-        live.received = [rest] if rest else []
-        for line in lines:
-            if not self._read_line(attempt, live, line):
-                return
-
-    def _read_line(self, attempt: Attempt, live: _Live, line: bytes) -> bool:
         try:
-            event = events.read_event(line, live.sequence)
+            for each in live.reader.feed(data):
+                if isinstance(each, bytes):
+                    self._keep_output(attempt, each)
+                else:
+                    self._happen(attempt, each)
         except events.BrokenStream as error:
-            if live.sequence == 0:
-                # What the environment prints before the worker has taken the stream.
-                self._keep_output(attempt, line + b"\n")
-                return True
             live.broken = True
             self._perform(self._run.broke(attempt, f"its stream broke: {error}", time.monotonic()))
-            return False
-        live.sequence += 1
+
+    def _happen(self, attempt: Attempt, event: events.Event) -> None:
         self._perform(self._run.happened(attempt, event, time.monotonic()))
         # Not while actions are performed: what stops a shard must not be overtaken.
         stop = self._wanted_stop()
         if stop is not None:
             self.stop(stop)
-        return True
 
     def _keep_output(self, attempt: Attempt, data: bytes) -> None:
         live = self._live.get(attempt)

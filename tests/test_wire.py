@@ -200,3 +200,22 @@ def test_what_has_no_text_either_is_named_all_the_same() -> None:
 def test_an_unknown_tag_is_refused(value: object) -> None:
     with pytest.raises(ValueError, match="unknown tag"):
         wire.unpack(value)
+
+
+def test_a_line_that_is_too_long_loses_the_middle_of_its_longest_texts_alone() -> None:
+    value = ["short", b"b" * 3000, {"key": "begin" + "x" * 50_000 + "end"}, ("y" * 3000,)]
+
+    line = wire.encode_within(wire.pack(value, refuse), 30_000)
+
+    short, data, cut, rest = wire.unpack(wire.decode(line))
+    assert (short, data, rest) == ("short", b"b" * 3000, ("y" * 3000,))
+    assert cut["key"].startswith("begin")
+    assert cut["key"].endswith("end")
+    assert "characters left out" in cut["key"]
+    assert len(line) <= 30_000
+
+
+def test_a_list_of_many_short_texts_is_sent_whole() -> None:
+    names = [f"test_it.py::test_{number}" for number in range(5000)]
+
+    assert wire.decode(wire.encode_within(names, 30_000)) == names

@@ -18,7 +18,7 @@ class Stream:
         self._read = os.read
         self._write = os.write
         self._select = select.select
-        self._encode = wire.encode
+        self._encode = wire.encode_within
         self._decode = wire.decode
         self._read_descriptor = read_descriptor
         self._write_descriptor = write_descriptor

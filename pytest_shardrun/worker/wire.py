@@ -13,6 +13,12 @@ PROTOCOL: Final = 1
 #: Where the descriptors of the stream live, out of the way of tests that count on low numbers.
 FIRST_DESCRIPTOR: Final = 200
 
+#: Bytes of a line beyond which its longest texts are cut: the controller must hold many lines.
+LONGEST_LINE: Final = 4 << 20
+
+#: Characters that are always kept of a text.
+_SHORTEST_CUT: Final = 1 << 12
+
 _TUPLE: Final = "()"
 _BYTES: Final = "b"
 _PAIRS: Final = "{}"
@@ -30,6 +36,31 @@ Complain = Callable[[str, object], None]
 def encode(value: object) -> bytes:
     """One line, newline included, of a value that ``pack`` made or that is plain JSON."""
     return _encode(value).encode("ascii") + b"\n"
+
+
+def encode_within(value: object, longest: int = LONGEST_LINE) -> bytes:
+    """The line of a value that ``pack`` made, with texts cut in their middle where it is too long.
+
+    Longer all the same is what has many short texts, as the list of a large collection has.
+    """
+    line = encode(value)
+    kept = longest // 4
+    while len(line) > longest and kept >= _SHORTEST_CUT:
+        line = encode(_cut(value, kept))
+        kept //= 4
+    return line
+
+
+def _cut(value: Any, kept: int) -> Any:
+    if type(value) is str and len(value) > kept:
+        left_out = f"[... {len(value) - kept} characters left out ...]"
+        # The end says more often what went wrong.
+        return f"{value[: kept // 4]}\n{left_out}\n{value[len(value) - (kept - kept // 4) :]}"
+    if type(value) is list:
+        return [_cut(each, kept) for each in value]
+    if type(value) is dict and value.get(_TAG) != _BYTES:
+        return {key: _cut(each, kept) for key, each in value.items()}
+    return value
 
 
 def decode(line: bytes) -> Any:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import re
 import signal
+import stat
 import subprocess
 import sys
 import textwrap
@@ -18,17 +20,32 @@ from pathlib import Path
 from typing import Final, final
 from xml.etree import ElementTree
 
+import pytest
+
+PROCESSES_ARE_KNOWN: Final = pytest.mark.skipif(
+    not Path("/proc/self/environ").exists(), reason="looks for processes in /proc"
+)
+
 MARKER: Final = "SHARDRUN_FAULT_TEST"
 #: How long what a run has started may outlive it.
 SECONDS_TO_VANISH: Final = 5.0
 #: How long a suite may take to get to the point that a test waits for.
-SECONDS_TO_APPEAR: Final = 30.0
+SECONDS_TO_APPEAR: Final = 60.0
+#: Seconds for a run in which nothing waits for a timeout; the machine may be slow.
+SOON: Final = 60.0
+#: What the controller may take at its peak, whatever its shards do.
+MOST_MEMORY: Final = 200 * 1024 * 1024
+#: How the shards' processes are started; empty for the default.
+START: Final = os.environ.get("SHARDRUN_FAULTS_START", "")
 
 _START: Final = """\
-import os, resource, signal, sys
+import ctypes, os, resource, signal, sys
 {prelude}
 os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 """
+
+#: As ``prelude``: root without what makes it root, so that permissions hold for it, too.
+WITHOUT_PRIVILEGES: Final = "[ctypes.CDLL(None).prctl(24, each, 0, 0, 0) for each in range(64)]"
 
 
 @final
@@ -52,6 +69,8 @@ class Finished:
     stderr: str
     #: By node id; None where there is no JUnit file.
     cases: Mapping[str, Case] | None
+    #: Bytes that the controller took at most.
+    peak_memory: int
 
     def case(self, nodeid: str) -> Case:
         assert self.cases is not None, f"there is no JUnit file\n{self.describe()}"
@@ -82,13 +101,16 @@ class Run:
         self._stdout = directory / "controller.stdout"
         self._stderr = directory / "controller.stderr"
         self._junit = directory / "junit.xml"
-        command = ["-m", "pytest", f"--junitxml={self._junit}", "--color=no", *arguments]
+        self._peak_memory = 0
+        command = ["-m", "pytest", "-p", "pytest_shardrun.plugin", f"--junitxml={self._junit}"]
+        command += ["--color=no", *([f"--shard-start={START}"] if START else []), *arguments]
+        (directory / _TEMPORARY).mkdir()
         # Files, not pipes: what holds a pipe open must not be able to hang these tests.
         with self._stdout.open("wb") as out, self._stderr.open("wb") as err:
             self.popen = subprocess.Popen(
                 [sys.executable, "-c", _START.format(prelude=prelude), *command],
                 cwd=directory,
-                env=_environment(self._marker),
+                env=_environment(self._marker, directory / _TEMPORARY),
                 stdin=subprocess.DEVNULL,
                 stdout=out if stdout is None else stdout,
                 stderr=err,
@@ -102,6 +124,7 @@ class Run:
         while not path.exists():
             assert self.popen.poll() is None, f"ended without {name}\n{self._describe()}"
             assert time.monotonic() < deadline, f"no {name} in time\n{self._describe()}"
+            self._watch_memory()
             time.sleep(0.02)
         return path
 
@@ -110,21 +133,36 @@ class Run:
         os.killpg(self.popen.pid, signal.SIGINT)
 
     def finish(self, *, within: float) -> Finished:
-        """Wait for the end, which must come in time and leave no process."""
-        try:
-            self.popen.wait(timeout=within)
-        except subprocess.TimeoutExpired:
-            raise AssertionError(f"not over after {within} s\n{self._describe()}") from None
+        """Wait for the end, which must come in time, with little memory, and leave nothing."""
+        deadline = time.monotonic() + within
+        while self.popen.poll() is None:
+            assert time.monotonic() < deadline, f"not over after {within} s\n{self._describe()}"
+            self._watch_memory()
+            time.sleep(0.02)
         deadline = time.monotonic() + SECONDS_TO_VANISH
         while (left := _processes_with(self._marker)) and time.monotonic() < deadline:
             time.sleep(0.05)
         assert not left, f"processes are left\n{self._describe()}"
+        was_killed = self.popen.returncode == -signal.SIGKILL
+        remains = sorted(map(str, _remains(self.directory, was_killed=was_killed)))
+        assert not remains, f"files are left: {remains}\n{self._describe()}"
+        assert self._peak_memory < MOST_MEMORY, (
+            f"the controller took {self._peak_memory >> 20} MiB\n{self._describe()}"
+        )
         return Finished(
             code=self.popen.returncode,
             stdout=_text_of(self._stdout),
             stderr=_text_of(self._stderr),
             cases=read_junit(self._junit) if self._junit.exists() else None,
+            peak_memory=self._peak_memory,
         )
+
+    def _watch_memory(self) -> None:
+        # The system keeps the peak, so nothing between two looks is missed but the very last.
+        with contextlib.suppress(OSError):
+            status = Path(f"/proc/{self.popen.pid}/status").read_text(encoding="utf-8")
+            if peak := re.search(r"VmHWM:\s+(\d+) kB", status):
+                self._peak_memory = max(self._peak_memory, int(peak[1]) * 1024)
 
     def clean_up(self) -> None:
         """Kill whatever there still is."""
@@ -149,7 +187,9 @@ def write_suite(directory: Path, files: Mapping[str, str]) -> None:
     """Write a suite whose rootdir is this directory."""
     (directory / "pytest.ini").write_text("[pytest]\n", encoding="utf-8")
     for name, source in files.items():
-        (directory / name).write_text(textwrap.dedent(source), encoding="utf-8")
+        path = directory / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(textwrap.dedent(source), encoding="utf-8")
 
 
 @contextlib.contextmanager
@@ -165,6 +205,20 @@ def started(
         yield run
     finally:
         run.clean_up()
+
+
+def run(
+    directory: Path, files: Mapping[str, str], *arguments: str, within: float = SOON
+) -> Finished:
+    """Write a suite, run it to its end and return what is left."""
+    write_suite(directory, files)
+    with started(directory, *arguments) as going:
+        return going.finish(within=within)
+
+
+def kinds_of(module: str, **kinds: str) -> dict[str, str]:
+    """``kinds_of("x", one="passed")`` is ``{"test_x.py::test_one": "passed"}``."""
+    return {f"test_{module}.py::test_{name}": kind for name, kind in kinds.items()}
 
 
 def check_books(
@@ -227,11 +281,13 @@ def read_junit(path: Path) -> dict[str, Case]:
 
 
 def _nodeid_of(testcase: ElementTree.Element) -> str:
-    """The node id of a test function, or of a module that could not be collected."""
+    """The node id of a test, or of a module that could not be collected."""
     classname, name = testcase.get("classname", ""), testcase.get("name", "")
-    if classname:
-        return f"{classname.replace('.', '/')}.py::{name}"
-    return f"{name.replace('.', '/')}.py"
+    if not classname:
+        return f"{name.replace('.', '/')}.py"
+    file = testcase.get("file", "")
+    classes = classname.removeprefix(file.removesuffix(".py").replace("/", ".")).split(".")
+    return "::".join([file, *filter(None, classes), name])
 
 
 def _case_of(testcase: ElementTree.Element) -> Case:
@@ -245,11 +301,44 @@ def _case_of(testcase: ElementTree.Element) -> Case:
     return Case(kind="passed", text="")
 
 
-def _environment(marker: str) -> dict[str, str]:
+def _environment(marker: str, temporary: Path) -> dict[str, str]:
     """This process's environment, without what an outer pytest or a CI put into it."""
-    foreign = ("PYTEST_", "PYTHONFAULTHANDLER", "COV_", "COVERAGE_", "GITHUB_", "CI")
+    foreign = ("PYTEST_", "SHARDRUN_", "PYTHONFAULTHANDLER", "COV_", "COVERAGE_", "GITHUB_", "CI")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
-    return {**kept, MARKER: marker}
+    return {
+        **kept,
+        MARKER: marker,
+        "TMPDIR": str(temporary),
+        # Other plugins take most of the time that a small run has.
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+    }
+
+
+#: The run's own directory for temporary files, where pytest does not look for tests.
+_TEMPORARY: Final = ".tmp"
+
+
+def _remains(directory: Path, *, was_killed: bool) -> Iterator[Path]:
+    """What should not be there when a run is over; pytest itself keeps ``tmp_path``s."""
+    for path in (directory / _TEMPORARY).iterdir():
+        # A killed controller may have been writing.
+        if not path.name.startswith("pytest-of-") and not was_killed:
+            yield path
+    for path in directory.rglob("*"):
+        mode = path.lstat().st_mode
+        is_held = path.suffix == ".lock" and stat.S_ISREG(mode) and _is_locked(path)
+        is_unfinished = path.name.startswith(".shardrun-") or path.suffix == ".new"
+        if stat.S_ISSOCK(mode) or stat.S_ISFIFO(mode) or is_held or is_unfinished:
+            yield path
+
+
+def _is_locked(path: Path) -> bool:
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False
 
 
 def _processes_with(marker: str) -> dict[int, str]:
