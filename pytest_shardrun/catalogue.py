@@ -44,16 +44,19 @@ class Catalogue:
         found: dict[str, int] = {}
         positions: list[int] = []
         new: list[int] = []
-        if any(len(row) != 6 for row in rows):
+        if any(len(row) != 7 for row in rows):
             raise BrokenStream("rows of another shape")
-        for nodeid, file, line, domain, group, serial in rows:
+        for nodeid, file, line, domain, group, serial, (timeout, foreign_timeout) in rows:
             occurrence = found.get(nodeid, 0)
             found[nodeid] = occurrence + 1
             key = (nodeid, occurrence)
             position = self._known.get(key)
             if position is None:
                 position = self._known[key] = len(self._items)
-                self._items.append(Item(nodeid, (file, line, domain), occurrence, group, serial))
+                location = (file, line, domain)
+                self._items.append(
+                    Item(nodeid, location, occurrence, group, serial, timeout, foreign_timeout)
+                )
                 new.append(position)
             positions.append(position)
         places = {position: place for place, position in enumerate(positions)}

@@ -103,7 +103,13 @@ class Controller:
         text = f"shards: {settings.shards} ({settings.executor}), split by {settings.split}"
         if policy.jobs < settings.shards:
             text += f", {policy.jobs} at once"
-        for name, limit in (("shard", policy.shard_timeout), ("run", policy.run_timeout)):
+        if policy.shard_timeout_share is not None:
+            text += f", shard timeout {policy.shard_timeout_share:.0%} of the plan"
+        for name, limit in (
+            ("test", policy.test_timeout),
+            ("shard", policy.shard_timeout),
+            ("run", policy.run_timeout),
+        ):
             if limit is not None:
                 text += f", {name} timeout {limit:g} s"
         return f"{text}, run {self._run_id}"
@@ -440,7 +446,7 @@ class Controller:
                 self._remark(text)
             case notices.StopAskedByTest():
                 self._note_stop(notice)
-            case notices.TestStarted() | notices.Leaked():
+            case notices.TestStarted() | notices.TestSlow() | notices.Leaked():
                 pass
 
     def _note_stop(self, asked: notices.StopAskedByTest) -> None:

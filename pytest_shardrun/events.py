@@ -49,7 +49,7 @@ class Collected:
 @final
 @dataclass(frozen=True, slots=True)
 class Collection:
-    """The tests themselves, as rows of (node id, file, line, domain, group, serial)."""
+    """The tests themselves, as rows of (node id, file, line, domain, group, serial, limits)."""
 
     rows: list[list[Any]]
     deselected: list[str]

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final, final
 
+from .deadlines import Limit
 from .model import Attempt, Ending, EndingKind, Exit, LeftProcess
 
 #: How long the stacks may take to arrive before the process is asked to end, in seconds.
@@ -96,7 +97,10 @@ class Life:
     #: What pytest or a plugin broke over, or the text of a KeyboardInterrupt.
     trouble: str = ""
     interrupted: bool = False
+    limit: Limit | None = None
     deadline: float | None = None
+    #: The running test is why it is being ended: nothing that comes after it counts.
+    is_condemned: bool = False
     escalation: Escalation | None = None
     _steps_left: list[tuple[float, Step]] = field(default_factory=list)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import signal
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Final, final
 
 #: How much a test of unknown duration is expected to take when nothing at all is known.
@@ -40,6 +40,10 @@ class Item:
     group: str | None = None
     #: Marked ``shard_serial``: runs alone, after all the others.
     serial: bool = False
+    #: Seconds by its mark ``shard_timeout``; 0: it has no limit.
+    timeout: float | None = None
+    #: Seconds after which pytest-timeout means to end it.
+    foreign_timeout: float | None = None
 
 
 @final
@@ -183,8 +187,14 @@ class Policy:
     """The limits that a run keeps; times are seconds, None is no limit."""
 
     jobs: int
+    _: KW_ONLY
     shard_timeout: float | None = None
+    #: Of the planned time, in place of seconds.
+    shard_timeout_share: float | None = None
     run_timeout: float | None = None
+    test_timeout: float | None = None
+    #: A test that takes long is called slow again after so many seconds.
+    slow_every: float | None = None
     grace: float = 10.0
     restarts: int | None = None
     steal: bool = True

@@ -83,6 +83,22 @@ class TestStarted:
 
 @final
 @dataclass(frozen=True, slots=True)
+class TestSlow:
+    """A test has been running for long."""
+
+    attempt: Attempt
+    position: int
+    item: Item
+    seconds: float
+    #: setup, call or teardown.
+    phase: str
+    #: After how many seconds it will be ended.
+    limit: float | None
+    __test__ = False
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class Blame:
     """Why a test is held responsible for the end of its process."""
 
@@ -201,6 +217,7 @@ Notice: TypeAlias = (
     | Planned
     | FoundLater
     | TestStarted
+    | TestSlow
     | TestDone
     | TestNotRun
     | SeenOutsideTests

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from . import events, notices
 from .actions import Action, End, Launch, Send, Stop, Tell
 from .catalogue import Catalogue
+from .deadlines import Limit, Watch, limits_of, shard_limit
 from .dispatch import Dispatcher
 from .ledger import Entry, Ledger, status_of
 from .lifecycle import (
@@ -28,6 +29,9 @@ from .shards import RunningTest, Shard
 
 #: Makes the plan for the tests that the first shard collected.
 Planner: TypeAlias = Callable[[Sequence[Item]], Plan]
+
+#: What counts even when the test it comes from has taken too long.
+_OF_A_TEST: Final = (events.Reported, events.Warned, events.XmlRecorded)
 
 
 class Run:
@@ -50,6 +54,7 @@ class Run:
         self._waiting = deque([1] if plan_only else self._shards)
         self._actions: list[Action] = []
         self._catalogue = Catalogue()
+        self._plan: Plan | None = None
         self._dispatcher: Dispatcher | None = None
         self._doomed: dict[str, str] = {}
         self._restarts_left = policy.restarts
@@ -71,6 +76,8 @@ class Run:
         """An event arrived from an attempt; those of older attempts are dropped."""
         shard = self._shards[attempt.shard]
         if shard.life is not None and shard.life.attempt == attempt:
+            if shard.life.is_condemned and not isinstance(event, _OF_A_TEST):
+                return self._take_actions()
             try:
                 self._handle(shard, shard.life, event, now)
             except events.BrokenStream as error:
@@ -143,6 +150,8 @@ class Run:
             life = shard.life
             if life is None:
                 continue
+            if life.escalation is None and shard.test is not None:
+                self._watch(life, shard.test.watch, now)
             if life.escalation is None and life.deadline is not None and now >= life.deadline:
                 self._time_out(life, now)
             self._take_due_steps(life, now)
@@ -150,11 +159,7 @@ class Run:
 
     def next_time(self) -> float | None:
         """When ``time`` should be called at the latest."""
-        times = [
-            time
-            for shard in self._shards.values()
-            if shard.life is not None and (time := shard.life.next_time()) is not None
-        ]
+        times = [time for shard in self._shards.values() if (time := shard.next_time()) is not None]
         if self._policy.run_timeout is not None and self._stop is None:
             times.append(self._started + self._policy.run_timeout)
         return min(times, default=None)
@@ -241,7 +246,8 @@ class Run:
             shard.slot = self._free_slot()
         life = shard.begin(self._doomed, now)
         if self._policy.shard_timeout is not None:
-            life.deadline = now + self._policy.shard_timeout
+            life.limit = Limit(self._policy.shard_timeout, "--shard-timeout")
+            life.deadline = now + life.limit.seconds
         if self._dispatcher is not None:
             self._dispatcher.started(shard.number)
         self._do(Launch(life.attempt, dict(self._doomed), shard.slot))
@@ -259,13 +265,18 @@ class Run:
                     raise events.BrokenStream(f"test {local} cannot start")
                 life.running = position = shard.collection.positions[local]
                 life.last_when = None
-                shard.test = RunningTest(started=now)
+                shard.test = RunningTest(
+                    Watch(
+                        now, limits_of(self.items[position], self._policy), self._policy.slow_every
+                    )
+                )
                 self._tell(notices.TestStarted(life.attempt, position))
             case events.Reported():
                 if shard.test is None:
                     self._tell(notices.SeenOutsideTests(life.attempt, event))
                 else:
                     life.last_when = event.when
+                    shard.test.watch.reported(now)
                     shard.test.reports.append(event)
             case events.Finished(_, seconds):
                 if life.running is None:
@@ -389,7 +400,7 @@ class Run:
             return
         shard.digest = digest
         if self._catalogue.collection(digest) is not None:
-            self._join(shard, life)
+            self._join(shard, life, now)
         else:
             self._do(Send(life.attempt, events.LIST_COMMAND))
 
@@ -400,7 +411,7 @@ class Run:
         items = self._catalogue.items
         self.ledger.open(len(new))
         if self._dispatcher is None:
-            plan = self._planner(items)
+            plan = self._plan = self._planner(items)
             self._dispatcher = Dispatcher(plan, steal=self._policy.steal)
             for other in self._shards.values():
                 if other.given_up:
@@ -422,12 +433,16 @@ class Run:
         elif new:
             found_later = tuple(items[position] for position in new)
             self._tell(notices.FoundLater(life.attempt, found_later))
-        self._join(shard, life, new)
+        self._join(shard, life, now, new)
         self._dismiss_surplus(now)
 
-    def _join(self, shard: Shard, life: Life, new: Sequence[int] = ()) -> None:
+    def _join(self, shard: Shard, life: Life, now: float, new: Sequence[int] = ()) -> None:
         assert self._dispatcher is not None
+        assert self._plan is not None
         life.phase = Phase.RUNNING
+        limit = shard_limit(self._policy, self._plan, shard.number)
+        if limit is not None:
+            life.limit, life.deadline = limit, now + limit.seconds
         shard.collection = collection = self._catalogue.collection(shard.digest)
         assert collection is not None
         missing = self._catalogue.missing(collection)
@@ -482,18 +497,38 @@ class Run:
 
     # Ends
 
+    def _watch(self, life: Life, watch: Watch, now: float) -> None:
+        """Keep the time of the test that runs."""
+        position = life.running
+        assert position is not None
+        exceeded = watch.exceeded(now)
+        if exceeded is not None:
+            life.is_condemned = True
+            life.escalate(after_timeout(exceeded.reason, now, self._policy.grace))
+        elif watch.is_slow(now):
+            limit = watch.shortest
+            self._tell(
+                notices.TestSlow(
+                    life.attempt,
+                    position,
+                    self.items[position],
+                    now - watch.started,
+                    life.phase_of_test,
+                    limit.seconds if limit is not None else None,
+                )
+            )
+
     def _time_out(self, life: Life, now: float) -> None:
-        limit = self._policy.shard_timeout
+        limit = life.limit
         assert limit is not None
         in_flight = self._dispatcher is not None and self._dispatcher.has_in_flight(
             life.attempt.shard
         )
         if life.is_idle and not in_flight:
             # It waits for others, so the time is not its own.
-            life.deadline = now + limit
+            life.deadline = now + limit.seconds
             return
-        reason = f"timed out after {limit:g} s (--shard-timeout)"
-        life.escalate(after_timeout(reason, now, self._policy.grace))
+        life.escalate(after_timeout(limit.reason, now, self._policy.grace))
 
     def _take_due_steps(self, life: Life, now: float) -> None:
         for step in life.due_steps(now):
@@ -579,7 +614,7 @@ class Run:
                 position,
                 self.items[position],
                 status,
-                now - test.started,
+                now - test.watch.started,
                 tuple(test.reports),
                 tuple(test.warnings),
                 tuple(test.xml),

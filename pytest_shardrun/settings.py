@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import os
 import re
 from dataclasses import dataclass
 from typing import Final, final
@@ -12,9 +12,11 @@ import pytest
 from .cpus import usable_cpus
 from .model import LeakPolicy, Policy
 from .planning.scopes import SCOPES
+from .worker.times import read_seconds
 
 DEFAULT_GRACE: Final = 10.0
-_UNITS: Final = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
+#: Seconds after which a test is called slow again, where nobody watches but a machine.
+SLOW_EVERY: Final = 60.0
 
 
 @final
@@ -50,9 +52,13 @@ def read_settings(config: pytest.Config) -> Settings:
         shards = 1
     jobs = _given(config, "shard_jobs")
     restarts = _given(config, "shard_restarts")
+    share = _percent(_given(config, "shard_timeout"))
     policy = Policy(
         jobs=_count(jobs, "--shard-jobs", least=1) if jobs else max(5, 4 * cpus),
-        shard_timeout=_seconds(config, "shard_timeout"),
+        shard_timeout=None if share is not None else _seconds(config, "shard_timeout"),
+        shard_timeout_share=share,
+        test_timeout=_seconds(config, "shard_test_timeout"),
+        slow_every=SLOW_EVERY if os.environ.get("CI", "") not in ("", "0", "false") else None,
         run_timeout=_seconds(config, "shard_run_timeout"),
         grace=DEFAULT_GRACE if (grace := _seconds(config, "shard_grace")) is None else grace,
         restarts=_count(restarts, "--shard-restarts", least=0) if restarts else None,
@@ -102,14 +108,19 @@ def _seconds(config: pytest.Config, name: str) -> float | None:
     text = _given(config, name)
     if not text:
         return None
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", text)
-    seconds = float(match[1]) * _UNITS[match[2]] if match else math.nan
-    if not seconds > 0 and not (seconds == 0 and name == "shard_grace"):
+    seconds = read_seconds(text)
+    if not seconds and not (seconds == 0 and name == "shard_grace"):
         raise pytest.UsageError(
             f"{_flag(name)}={text} is no time: give seconds, or a number with s, m or h, "
             "like 90s, 5m or 1h"
         )
     return seconds
+
+
+def _percent(text: str) -> float | None:
+    """0.5 for ``50%``; None where that is no share of anything."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*%", text)
+    return float(match[1]) / 100 if match and float(match[1]) > 0 else None
 
 
 def _choice(config: pytest.Config, name: str, known: tuple[str, ...], default: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from . import events
 from .catalogue import Collection
+from .deadlines import Watch
 from .lifecycle import Life, Phase
 from .model import Attempt, Ending, EndingKind
 
@@ -16,10 +17,10 @@ from .model import Attempt, Ending, EndingKind
 class RunningTest:
     """What has come of the test that runs."""
 
+    watch: Watch
     reports: list[events.Reported] = field(default_factory=list)
     warnings: list[events.Warned] = field(default_factory=list)
     xml: list[events.XmlRecorded] = field(default_factory=list)
-    started: float = 0.0
 
 
 @dataclass(slots=True)
@@ -48,6 +49,15 @@ class Shard:
         self.doomed = frozenset(doomed)
         self.workeroutput = None
         return self.life
+
+    def next_time(self) -> float | None:
+        """When something is due at the earliest."""
+        if self.life is None:
+            return None
+        times = [self.life.next_time()]
+        if self.test is not None and self.life.escalation is None:
+            times.append(self.test.watch.next_time())
+        return min((time for time in times if time is not None), default=None)
 
     def killer(self, life: Life, ending: Ending) -> str | None:
         """The collector that ended the attempt, if its process was to import it."""

@@ -34,6 +34,7 @@ ROWS: Final[dict[int, tuple[str, ...]]] = {
     2: (
         "actions",
         "catalogue",
+        "deadlines",
         "dispatch",
         "executors.base",
         "ledger",
@@ -66,6 +67,7 @@ PURE: Final = (
     "events",
     "actions",
     "catalogue",
+    "deadlines",
     "dispatch",
     "ledger",
     "lifecycle",

@@ -52,11 +52,24 @@ def policy(
     *,
     jobs: int = 9,
     shard_timeout: float | None = None,
+    shard_timeout_share: float | None = None,
     run_timeout: float | None = None,
+    test_timeout: float | None = None,
+    slow_every: float | None = None,
     restarts: int | None = None,
     steal: bool = True,
 ) -> Policy:
-    return Policy(jobs, shard_timeout, run_timeout, grace=10.0, restarts=restarts, steal=steal)
+    return Policy(
+        jobs,
+        shard_timeout_share=shard_timeout_share,
+        test_timeout=test_timeout,
+        slow_every=slow_every,
+        shard_timeout=shard_timeout,
+        run_timeout=run_timeout,
+        grace=10.0,
+        restarts=restarts,
+        steal=steal,
+    )
 
 
 PATIENT: Final = policy()
@@ -74,11 +87,15 @@ class Play:
         *shares: str,
         serial: str = "",
         policy: Policy = PATIENT,
+        limits: dict[str, list[float | None]] | None = None,
+        measured: bool = False,
         plan_only: bool = False,
         continue_on_collection_errors: bool = False,
     ) -> None:
         self._shares = [share.split() for share in shares]
         self._serial = serial.split()
+        self._limits = limits or {}
+        self._measured = measured
         self._attempts: dict[int, Attempt] = {}
         self.slots: dict[str, int] = {}
         self._collections: dict[Attempt, list[str]] = {}
@@ -98,7 +115,7 @@ class Play:
             ShardPlan(number, tuple(Unit((at[name],), 1.0) for name in share if name in at))
             for number, share in enumerate(self._shares, start=1)
         )
-        return Plan(tuple(shards), tuple(at[name] for name in self._serial), "0f", measured=False)
+        return Plan(tuple(shards), tuple(at[name] for name in self._serial), "0f", self._measured)
 
     # What happens
 
@@ -126,7 +143,16 @@ class Play:
         told = self.tells(shard, events.Collected(len(found), digest, errors))
         if told == [f"list {self._named(self._attempts[shard])}"]:
             rows: list[list[Any]] = [
-                [name, "test_it.py", 0, name, None, name in self._serial] for name in found
+                [
+                    name,
+                    "test_it.py",
+                    0,
+                    name,
+                    None,
+                    name in self._serial,
+                    self._limits.get(name, [None, None]),
+                ]
+                for name in found
             ]
             told = self.tells(shard, events.Collection(rows, [], []))
         return told
@@ -236,6 +262,8 @@ class Play:
                 blame = notice.blame
                 why = f": {blame.ending.reason} ({blame.phase})" if blame is not None else ""
                 return f"{item.nodeid} {status.value}{why}"
+            case notices.TestSlow(_, _, item, seconds, phase, limit):
+                return f"{item.nodeid} slow: {seconds:g} s in {phase}, limit {limit}"
             case notices.TestNotRun(_, item, shard, reason, asked):
                 return f"{item.nodeid} not run: {shard}, {reason}{', as asked' if asked else ''}"
             case notices.Problem(shard, text, _, internal):
@@ -266,9 +294,15 @@ class Play:
         return self._collections[self._attempts[shard]].index(name)
 
 
-def begun(*shares: str, serial: str = "", policy: Policy = PATIENT) -> Play:
+def begun(
+    *shares: str,
+    serial: str = "",
+    policy: Policy = PATIENT,
+    limits: dict[str, list[float | None]] | None = None,
+    measured: bool = False,
+) -> Play:
     """All shards have collected the same tests."""
-    play = Play(*shares, serial=serial, policy=policy)
+    play = Play(*shares, serial=serial, policy=policy, limits=limits, measured=measured)
     play.start()
     for shard in range(1, len(shares) + 1):
         play.collects(shard)
@@ -333,9 +367,9 @@ def test_the_plan_is_told_once_with_what_was_collected() -> None:
     play = Play("a", "b")
     play.start()
     rows: list[list[Any]] = [
-        ["a", "test_a.py", 3, "a", "g", False],
-        ["b", "test_b.py", None, "b", None, True],
-        ["b", "test_b.py", None, "b", None, True],
+        ["a", "test_a.py", 3, "a", "g", False, [None, None]],
+        ["b", "test_b.py", None, "b", None, True, [None, 3.0]],
+        ["b", "test_b.py", None, "b", None, True, [None, 3.0]],
     ]
     play.hello(1)
     collected = events.Collected(3, "d", 0)
@@ -350,8 +384,14 @@ def test_the_plan_is_told_once_with_what_was_collected() -> None:
             notices.Planned(
                 (
                     Item("a", ("test_a.py", 3, "a"), group="g"),
-                    Item("b", ("test_b.py", None, "b"), serial=True),
-                    Item("b", ("test_b.py", None, "b"), occurrence=1, serial=True),
+                    Item("b", ("test_b.py", None, "b"), serial=True, foreign_timeout=3.0),
+                    Item(
+                        "b",
+                        ("test_b.py", None, "b"),
+                        occurrence=1,
+                        serial=True,
+                        foreign_timeout=3.0,
+                    ),
                 ),
                 Plan(
                     (
@@ -1289,6 +1329,129 @@ def test_a_test_may_ask_to_stop_the_session(kind: str) -> None:
     ]
 
 
+# Limits of tests
+
+
+def test_a_test_is_called_slow_at_half_its_limit_and_ended_at_the_limit() -> None:
+    play = begun("a b c", policy=policy(test_timeout=60.0))
+    play.starts(1, "a")
+    play.reports(1, "a", "setup")
+
+    assert play.at(29.0) == []
+    assert play.at(30.0) == ["a slow: 30 s in call, limit 60.0"]
+    assert play.at(59.0) == []
+    assert play.at(60.0) == ["stacks 1.1"]
+    assert play.at(60.5) == ["terminate 1.1"]
+    assert play.at(70.5) == ["kill 1.1"]
+    assert play.exits(1, KILLED) == [
+        "a failed: timed out after 60 s (--shard-test-timeout) (call)",
+        "ended 1.1: timed out after 60 s (--shard-test-timeout)",
+        "launch 1.2",
+    ]
+    assert play.collects(1) == ["run 1.2: b c, the last"]
+
+
+def test_each_test_has_its_whole_limit() -> None:
+    play = begun("a b", policy=policy(test_timeout=60.0))
+    play.now = 50.0
+    play.passes(1, "a")
+    play.starts(1, "b")
+
+    assert play.at(100.0) == ["b slow: 50 s in setup, limit 60.0"]
+    assert play.run.next_time() == 110.0
+    assert play.at(110.0) == ["stacks 1.1"]
+
+
+def test_the_mark_of_a_test_is_its_limit_and_none_means_none() -> None:
+    play = begun(
+        "a b", "c d", policy=policy(test_timeout=60.0), limits={"a": [4.0, None], "c": [0.0, None]}
+    )
+    play.starts(1, "a")
+    play.starts(2, "c")
+
+    assert play.at(4.0) == ["stacks 1.1"]
+    play.exits(1, KILLED)
+    assert play.at(1000.0) == []
+
+
+def test_what_comes_after_a_test_that_took_too_long_does_not_count() -> None:
+    play = begun("a b c", policy=policy(test_timeout=60.0))
+    play.starts(1, "a")
+    play.at(60.0)
+
+    for when in ("setup", "call", "teardown"):
+        assert play.reports(1, "a", when) == []
+    assert play.finishes(1, "a") == []
+    assert play.starts(1, "b") == []
+    assert play.says_goodbye(1) == []
+    assert play.exits(1)[0] == "a error: timed out after 60 s (--shard-test-timeout) (teardown)"
+    assert play.collects(1) == ["run 1.2: b c, the last"]
+
+
+def test_the_timer_of_pytest_timeout_has_precedence() -> None:
+    play = begun("a b", limits={"a": [None, 10.0]})
+    play.starts(1, "a")
+
+    assert play.at(10.0) == ["a slow: 10 s in setup, limit 10.0"]
+    assert play.at(14.9) == []
+    assert play.at(15.0) == ["stacks 1.1"]
+
+
+def test_a_timer_of_pytest_timeout_that_has_ended_its_test_is_done() -> None:
+    play = begun("a b", limits={"a": [None, 10.0]})
+    play.starts(1, "a")
+    play.now = 10.1
+    play.reports(1, "a", "setup")
+    play.reports(1, "a", "call", "failed")
+
+    # The teardown may take longer: that timer does not watch it any more.
+    assert play.at(1000.0) == []
+
+
+def test_in_ci_a_test_is_called_slow_every_minute() -> None:
+    play = begun("a b", policy=policy(slow_every=60.0))
+    play.starts(1, "a")
+
+    assert play.run.next_time() == 60.0
+    assert play.at(60.0) == ["a slow: 60 s in setup, limit None"]
+    assert play.at(61.0) == []
+    assert play.at(121.0) == ["a slow: 121 s in setup, limit None"]
+    assert play.run.next_time() == 180.0
+
+
+def test_a_shard_may_be_limited_to_a_share_of_the_planned_time() -> None:
+    shares = [" ".join(f"{letter}{at}" for at in range(40)) for letter in "ab"]
+    play = Play(*shares, policy=policy(shard_timeout_share=3.0), measured=True)
+    play.start()
+    play.now = 1000.0
+    play.collects(1)
+    play.starts(1, "a0")
+
+    # 40 tests of a second each, three times, from the end of the collection.
+    assert play.at(1119.0) == []
+    assert play.at(1120.0) == ["stacks 1.1"]
+    play.exits(1, KILLED)
+    assert play.at(10_000.0) == []
+
+
+def test_a_share_of_the_planned_time_is_at_least_a_minute() -> None:
+    play = begun("a b", policy=policy(shard_timeout_share=3.0), measured=True)
+    play.starts(1, "a")
+
+    assert play.at(59.0) == []
+    assert play.at(60.0) == ["stacks 1.1"]
+    assert (
+        play.exits(1, KILLED)[0] == "a error: timed out after 60 s (--shard-timeout=300%) (setup)"
+    )
+
+
+def test_without_known_durations_there_is_no_share_of_the_planned_time() -> None:
+    play = begun("a b", policy=policy(shard_timeout_share=3.0))
+    play.starts(1, "a")
+
+    assert play.run.next_time() is None
+
+
 # Stopping the whole run
 
 
@@ -1468,7 +1631,7 @@ class World:
 
     def row(self, nodeid: str) -> list[Any]:
         group = "g" if nodeid in self.grouped else None
-        return [nodeid, "", None, nodeid, group, nodeid in self.serial]
+        return [nodeid, "", None, nodeid, group, nodeid in self.serial, [None, None]]
 
 
 class Worker:
@@ -1611,6 +1774,7 @@ class AnyHistory(RuleBasedStateMachine):
         jobs=st.integers(1, 5),
         shard_timeout=st.sampled_from([None, 30.0]),
         run_timeout=st.sampled_from([None, None, 300.0]),
+        test_timeout=st.sampled_from([None, None, 20.0]),
         restarts=st.sampled_from([None, None, 0, 2]),
         steal=st.booleans(),
         splitter=st.sampled_from(["duration", "count", "hash"]),
@@ -1622,13 +1786,21 @@ class AnyHistory(RuleBasedStateMachine):
         jobs: int,
         shard_timeout: float | None,
         run_timeout: float | None,
+        test_timeout: float | None,
         restarts: int | None,
         steal: bool,
         splitter: str,
     ) -> None:
         self.world = world
         self.shards = shards
-        self.policy = Policy(jobs, shard_timeout, run_timeout, 10.0, restarts, steal)
+        self.policy = Policy(
+            jobs,
+            shard_timeout=shard_timeout,
+            run_timeout=run_timeout,
+            test_timeout=test_timeout,
+            restarts=restarts,
+            steal=steal,
+        )
         self.now = 0.0
         self.workers: dict[Attempt, Worker] = {}
         self.launches = 0
@@ -1676,7 +1848,11 @@ class AnyHistory(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from([0.1, 1.0, 9.0, 30.0]))
     def time_passes(self, seconds: float) -> None:
-        if self.policy.shard_timeout is not None or self.policy.run_timeout is not None:
+        if (self.policy.shard_timeout, self.policy.run_timeout, self.policy.test_timeout) != (
+            None,
+            None,
+            None,
+        ):
             self.is_harmless = False
         self.now += seconds
         self.perform(self.run.time(self.now))

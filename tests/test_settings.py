@@ -156,7 +156,10 @@ def test_what_an_interpreter_needs_a_person_for_is_no_matter_without_shards(
 # What is understood
 
 
-def test_without_options_there_are_defaults(pytester: pytest.Pytester) -> None:
+def test_without_options_there_are_defaults(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CI", raising=False)
     settings = settings_of(pytester, "--shards=3")
 
     assert settings == Settings(
@@ -188,7 +191,9 @@ UNDERSTOOD: Final[list[tuple[str, str, str, object]]] = [
     ("shard_steal", "no", "steal", False),
     ("shard_steal", "yes", "steal", True),
     ("shard_leak", "fail", "leak", LeakPolicy.FAIL),
+    ("shard_test_timeout", "0.5", "test_timeout", 0.5),
     ("shard_timeout", "90", "shard_timeout", 90.0),
+    ("shard_timeout", "250%", "shard_timeout_share", 2.5),
     ("shard_run_timeout", "1h", "run_timeout", 3600.0),
     ("shard_grace", "0", "grace", 0.0),
     ("shard_restarts", "0", "restarts", 0),

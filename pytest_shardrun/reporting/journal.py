@@ -49,6 +49,17 @@ class Journal:
                 self.write("started", {**_from(attempt), "position": position})
             case notices.TestDone():
                 self._note_test(notice)
+            case notices.TestSlow(attempt, position, item, seconds, phase):
+                self.write(
+                    "slow",
+                    {
+                        **_from(attempt),
+                        "position": position,
+                        "nodeid": item.nodeid,
+                        "seconds": round(seconds, 4),
+                        "phase": phase,
+                    },
+                )
             case notices.Planned(items, plan):
                 self.write(
                     "planned",

@@ -109,6 +109,8 @@ class ShardTerminal:
                 self._problems.append(notice)
             case notices.TestNotRun():
                 self._not_run.append(notice)
+            case notices.TestSlow():
+                self._line(f"[shard {notice.attempt.shard}] {describe_slow(notice)}", yellow=True)
             case notices.FoundLater(_, items):
                 self._collected += len(items)
             case notices.AttemptEnded(attempt, ending) if ending.kind not in (
@@ -363,6 +365,12 @@ def conclusions(figures: Figures, wall: float, started: float) -> list[str]:
             f"whose longest test took {last.slowest_seconds:.1f}s ({last.slowest})"
         )
     return lines
+
+
+def describe_slow(slow: notices.TestSlow) -> str:
+    """A line about a test that has been running for long."""
+    limit = f", ended after {slow.limit:g} s" if slow.limit is not None else ""
+    return f"SLOW {slow.item.nodeid}: {slow.seconds:.1f} s, in its {slow.phase}{limit}"
 
 
 def describe_ledger(collected: int, statuses: dict[Status, int]) -> str:

@@ -59,10 +59,17 @@ _OF_A_RUN: Final = (
         "no: a shard that runs dry does not take over tests of another (default: yes)",
     ),
     Option(
-        "--shard-timeout",
+        "--shard-test-timeout",
         "TIME",
+        "end a test that takes longer, by ending its process; the rest goes on in a new one "
+        "(seconds, 90s, 5m, 1h)",
+    ),
+    Option(
+        "--shard-timeout",
+        "TIME|N%",
         "end a process of a shard that takes longer; the test that was running has "
-        "failed, the rest goes on in a new process (seconds, 90s, 5m, 1h)",
+        "failed, the rest goes on in a new process; 300%%: three times the planned time, "
+        "but at least a minute",
     ),
     Option(
         "--shard-run-timeout",
@@ -207,6 +214,8 @@ OPTIONS: Final = (*_OF_A_RUN, *CONTAINER_OPTIONS)
 
 MARKERS: Final = (
     "shard_group(name): tests with the same name run in one shard and one process, in order",
+    "shard_timeout(seconds): the test has failed when it takes longer, and its process is ended; "
+    "None: it may take as long as it likes",
     "shard_serial: the test runs alone, after all the others",
 )
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import pytest
 
-from . import capturing, identity, options, terminal, wire, xdist
+from . import capturing, identity, limits, options, terminal, wire, xdist
 from .children import Children
 from .recorder import record_xml
 from .stream import Stream
@@ -161,10 +161,11 @@ class ShardWorker:
     def pytest_collection(self, session: pytest.Session) -> Generator[None, Any, Any]:
         try:
             result = yield
+            # A mark with an impossible value is refused like an impossible argument.
+            digest = _digest(session.items)
         except pytest.UsageError as error:
             self._send("usage_error", [str(each) for each in error.args])
             raise
-        digest = _digest(session.items)
         self._send("collected", len(session.items), digest, session.testsfailed)
         if not _is_interrupted(session):
             # The controller may not know these tests yet; what comes next may end the process.
@@ -362,7 +363,7 @@ def _digest(items: list[pytest.Item]) -> str:
     hashed = hashlib.sha256()
     for item in items:
         group, serial = _marked(item)
-        line = f"{item.nodeid}\0{group or ''}\0{serial}\n"
+        line = f"{item.nodeid}\0{group or ''}\0{serial}\0{limits.limits_of(item)}\n"
         hashed.update(line.encode("utf-8", "surrogatepass"))
     return hashed.hexdigest()
 
@@ -372,7 +373,9 @@ def _describe_collection(session: pytest.Session) -> list[Any]:
     for item in session.items:
         group, serial = _marked(item)
         file, line, domain = item.location
-        described.append([str(item.nodeid), file, line, domain, group, serial])
+        described.append(
+            [str(item.nodeid), file, line, domain, group, serial, list(limits.limits_of(item))]
+        )
     return described
 
 
