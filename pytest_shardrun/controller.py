@@ -21,6 +21,7 @@ from .actions import Launch, Stop
 from .captured import forget_captured, read_captured
 from .events import Reported, Warned, XmlRecorded
 from .executors.base import Executor, LaunchError, LaunchOrder
+from .executors.memory import room_for_attempts
 from .lifecycle import after_stop
 from .model import Attempt, Item, Plan
 from .nodes import Node
@@ -164,6 +165,7 @@ class Controller:
             self._tell,
             self._terminal.show_output,
             self._wanted_stop,
+            lambda: room_for_attempts(settings.policy.memory),
         )
         self._open.enter_context(self._supervisor.signals())
 
@@ -329,7 +331,13 @@ class Controller:
             "width": writer.fullwidth if writer else 80,
             "hash_seed_is_ours": seed_is_ours,
         }
-        return LaunchOrder(attempt, wire.encode(line), environment, config.invocation_params.dir)
+        return LaunchOrder(
+            attempt,
+            wire.encode(line),
+            environment,
+            config.invocation_params.dir,
+            self._settings.policy.memory,
+        )
 
     def _identity(self, launch: Launch) -> ShardIdentity:
         return ShardIdentity(

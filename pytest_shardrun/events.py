@@ -160,6 +160,12 @@ class Interrupted:
 
 @final
 @dataclass(frozen=True, slots=True)
+class OutOfMemory:
+    """There was no more memory within the limit; the worker ends."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class InternalError:
     text: str
 
@@ -196,6 +202,7 @@ Event: TypeAlias = (
     | StopAsked
     | ExitAsked
     | Interrupted
+    | OutOfMemory
     | InternalError
     | Finishing
     | Goodbye
@@ -252,6 +259,8 @@ def _event_of(content: list[Any], line: bytes) -> Event:
             return ExitAsked(reason, returncode)
         case ["interrupted", str(text)]:
             return Interrupted(text)
+        case ["out_of_memory"]:
+            return OutOfMemory()
         case ["internal_error", str(text)]:
             return InternalError(text)
         case ["finishing"]:

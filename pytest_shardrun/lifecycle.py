@@ -12,6 +12,8 @@ from .model import Attempt, Ending, EndingKind, Exit, LeftProcess
 
 #: How long the stacks may take to arrive before the process is asked to end, in seconds.
 STACKS_SECONDS: Final = 0.5
+#: Characters of its output in which a process that dies says why.
+_LAST_WORDS: Final = 2000
 
 
 @final
@@ -98,6 +100,8 @@ class Life:
     trouble: str = ""
     interrupted: bool = False
     limit: Limit | None = None
+    #: It said so itself.
+    out_of_memory: bool = False
     deadline: float | None = None
     #: The running test is why it is being ended: nothing that comes after it counts.
     is_condemned: bool = False
@@ -150,7 +154,7 @@ class Life:
 
     def ending(self, exit: Exit) -> Ending:
         """Why it is over, now that its process has ended in this way."""
-        if exit.out_of_memory:
+        if exit.out_of_memory or self.out_of_memory:
             return Ending(EndingKind.OUT_OF_MEMORY, "out of memory")
         if self.said_goodbye and self.running is None and not self.trouble:
             # The ladder after a goodbye counts only where a step was needed.
@@ -169,6 +173,12 @@ class Life:
     def _stepped(self) -> bool:
         assert self.escalation is not None
         return len(self._steps_left) < len(self.escalation.steps)
+
+
+def speaks_of_memory(output: str) -> bool:
+    """Whether the last words of a process that crashed are about memory that it did not get."""
+    last = output[-_LAST_WORDS:]
+    return any(each in last for each in ("MemoryError", "bad_alloc", "Cannot allocate memory"))
 
 
 def origin(life: Life, process: LeftProcess) -> int | None:

@@ -199,3 +199,5 @@ class Policy:
     restarts: int | None = None
     steal: bool = True
     leak: LeakPolicy = LeakPolicy.REPORT
+    #: Bytes that a shard may use.
+    memory: int | None = None

@@ -22,10 +22,14 @@ from .lifecycle import (
     after_timeout,
     at_once,
     origin,
+    speaks_of_memory,
     where,
 )
 from .model import Attempt, Ending, EndingKind, Exit, Item, LeakPolicy, Plan, Policy, Status
 from .shards import RunningTest, Shard
+
+#: Nobody has measured how many attempts the machine has memory for.
+UNKNOWN_ROOM: Final = 1 << 30
 
 #: Makes the plan for the tests that the first shard collected.
 Planner: TypeAlias = Callable[[Sequence[Item]], Plan]
@@ -62,13 +66,17 @@ class Run:
         self._started = 0.0
         self._books_closed = False
         self._planned_for: dict[int, int] = {}
+        #: How many more attempts the machine has memory for.
+        self._room = UNKNOWN_ROOM
+        self._has_lacked_room = False
         self.ledger = Ledger()
 
     # What happens
 
-    def start(self, now: float) -> list[Action]:
-        """Launch what may run at once."""
+    def start(self, now: float, room: int = UNKNOWN_ROOM) -> list[Action]:
+        """Launch what may run at once; the machine has memory for ``room`` attempts."""
         self._started = now
+        self._room = room
         self._launch_waiting(now)
         return self._take_actions()
 
@@ -97,6 +105,8 @@ class Run:
         shard = self._shards[attempt.shard]
         life = shard.life
         if life is not None and life.attempt == attempt:
+            if self._policy.memory is not None and exit.code != 0 and speaks_of_memory(output):
+                life.out_of_memory = True
             ending = life.ending(exit)
             if ending.kind is EndingKind.COMPLETED:
                 self._tell_leaks(life, exit)
@@ -109,6 +119,17 @@ class Run:
         life = shard.life
         assert life is not None
         self._bury(shard, life, Ending(EndingKind.NOT_LAUNCHED, reason), "", now)
+        return self._take_actions()
+
+    def measured(self, room: int, now: float) -> list[Action]:
+        """The machine has memory for so many more attempts; one may always live."""
+        self._room = room
+        self._launch_waiting(now)
+        if self.lacks_room and not self._has_lacked_room:
+            self._has_lacked_room = True
+            self._tell(
+                notices.Remark("the machine is short of memory: new processes wait for others")
+            )
         return self._take_actions()
 
     def stop(self, stop: Stop, now: float) -> list[Action]:
@@ -177,6 +198,11 @@ class Run:
         return not self._waiting and all(shard.life is None for shard in self._shards.values())
 
     @property
+    def lacks_room(self) -> bool:
+        """An attempt waits for memory: ``measured`` should be called soon."""
+        return self._may_launch and self._room <= 0 and self._living() > 0
+
+    @property
     def attempts(self) -> set[Attempt]:
         """Those that live, or are about to."""
         return {shard.life.attempt for shard in self._shards.values() if shard.life is not None}
@@ -227,12 +253,16 @@ class Run:
     # Launching
 
     def _launch_waiting(self, now: float) -> None:
-        while self._waiting and self._living() < self._policy.jobs:
+        while self._may_launch and (self._room > 0 or not self._living()):
             number = self._waiting.popleft()
             if self._dispatcher is not None and self._dispatcher.may_finish(number):
                 self._dispatcher.left(number)
                 continue
             self._launch(self._shards[number], now)
+
+    @property
+    def _may_launch(self) -> bool:
+        return bool(self._waiting) and self._living() < self._policy.jobs
 
     def _living(self) -> int:
         return sum(shard.life is not None for shard in self._shards.values())
@@ -241,7 +271,14 @@ class Run:
         taken = {shard.slot for shard in self._shards.values() if shard.life is not None}
         return min(set(range(len(taken) + 1)) - taken)
 
+    def _launch_again(self, shard: Shard, now: float) -> None:
+        if self._room > 0 or not self._living():
+            self._launch(shard, now)
+        else:
+            self._waiting.appendleft(shard.number)
+
     def _launch(self, shard: Shard, now: float) -> None:
+        self._room -= 1
         if shard.slot is None:
             shard.slot = self._free_slot()
         life = shard.begin(self._doomed, now)
@@ -337,6 +374,8 @@ class Run:
                 if life.escalation is None:
                     life.interrupted = True
                     life.trouble = text
+            case events.OutOfMemory():
+                life.out_of_memory = True
             case events.InternalError(text):
                 life.trouble = text
             case events.Finishing():
@@ -553,7 +592,7 @@ class Run:
             dispatcher.lost(shard.number, blamed)
         if self._stop is None and not shard.given_up:
             if doomed:
-                self._launch(shard, now)
+                self._launch_again(shard, now)
             else:
                 progress = blamed is not None or life.finished > 0
                 self._go_on(shard, life, ending, progress=progress, now=now)
@@ -585,7 +624,7 @@ class Run:
         else:
             if self._restarts_left is not None:
                 self._restarts_left -= 1
-            self._launch(shard, now)
+            self._launch_again(shard, now)
 
     def _give_up(self, shard: Shard, reason: str) -> None:
         shard.given_up = reason

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 from dataclasses import dataclass
 from typing import Final, final
 
@@ -63,6 +64,7 @@ def read_settings(config: pytest.Config) -> Settings:
         grace=DEFAULT_GRACE if (grace := _seconds(config, "shard_grace")) is None else grace,
         restarts=_count(restarts, "--shard-restarts", least=0) if restarts else None,
         steal=_choice(config, "shard_steal", ("yes", "no"), "yes") == "yes",
+        memory=_bytes(config, "shard_memory"),
         leak=LeakPolicy(
             _choice(config, "shard_leak", tuple(each.value for each in LeakPolicy), "report")
         ),
@@ -121,6 +123,22 @@ def _percent(text: str) -> float | None:
     """0.5 for ``50%``; None where that is no share of anything."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*%", text)
     return float(match[1]) / 100 if match and float(match[1]) > 0 else None
+
+
+def _bytes(config: pytest.Config, name: str) -> int | None:
+    text = _given(config, name)
+    if not text:
+        return None
+    if not hasattr(resource, "prlimit"):
+        raise pytest.UsageError(
+            f"{_flag(name)}={text} needs Linux, where one process can limit another: leave it out"
+        )
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([bkmg]?)b?", text.lower())
+    if match is None:
+        raise pytest.UsageError(
+            f"{_flag(name)}={text} is no size: give bytes, or a number with k, m or g, like 512m"
+        )
+    return int(float(match[1]) * 1024 ** "bkmg".index(match[2] or "b")) or None
 
 
 def _choice(config: pytest.Config, name: str, known: tuple[str, ...], default: str) -> str:

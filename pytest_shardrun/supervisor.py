@@ -28,6 +28,8 @@ DRAIN_SECONDS: Final = 2.0
 BUSY_SECONDS: Final = 0.05
 #: How long a stream gathers events after some were taken from it.
 GATHER_SECONDS: Final = 0.004
+#: How often the machine's memory is looked at while attempts wait for it.
+MEASURE_SECONDS: Final = 0.5
 #: Bytes in a chunk behind which more must be waiting.
 FULL_CHUNK: Final = 32 * 1024
 #: Chunks of 64 KiB that may wait for the loop before workers have to.
@@ -102,6 +104,7 @@ class Supervisor:
         tell: Callable[[notices.Notice], None],
         show_output: Callable[[Attempt, bytes], None],
         wanted_stop: Callable[[], Stop | None],
+        room: Callable[[], int],
     ) -> None:
         self._run = run
         self._executor = executor
@@ -109,6 +112,9 @@ class Supervisor:
         self._tell = tell
         self._show_output = show_output
         self._wanted_stop = wanted_stop
+        #: How many more attempts the machine has memory for.
+        self._memory_room = room
+        self._measure_at = 0.0
         self._inbox: queue.SimpleQueue[_Message] = queue.SimpleQueue()
         self._room = threading.Semaphore(_ROOM)
         self._live: dict[Attempt, _Live] = {}
@@ -125,7 +131,7 @@ class Supervisor:
         """Perform the run until the condition holds, or the run is over."""
         if not self._started:
             self._started = True
-            self._perform(self._run.start(time.monotonic()))
+            self._perform(self._run.start(time.monotonic(), self._memory_room()))
         self._looping = True
         try:
             while not self._run.is_over and not is_reached():
@@ -134,6 +140,8 @@ class Supervisor:
                 if now >= self._due:
                     self._perform(self._run.time(now))
                 self._bury_drained(now)
+                if self._run.lacks_room and now >= self._measure_at:
+                    self._measure(now)
         finally:
             self._looping = False
 
@@ -183,7 +191,8 @@ class Supervisor:
 
     def _next_time(self) -> float:
         draining = (live.drained_by for live in self._live.values())
-        return min(self._run.next_time() or float("inf"), *draining, float("inf"))
+        measure_at = self._measure_at if self._run.lacks_room else float("inf")
+        return min(self._run.next_time() or float("inf"), *draining, measure_at)
 
     def _next_message(self) -> _Message | None:
         now = time.monotonic()
@@ -232,6 +241,10 @@ class Supervisor:
             self.stop(Stop(reason, asked=True, escalate=lambda *_: at_once(ending, 0.0)))
 
     # Processes
+
+    def _measure(self, now: float) -> None:
+        self._measure_at = now + MEASURE_SECONDS
+        self._perform(self._run.measured(self._memory_room(), now))
 
     def _perform(self, actions: list[Action]) -> None:
         for action in actions:
@@ -307,6 +320,8 @@ class Supervisor:
                 continue
             del self._live[attempt]
             tail = live.tail.decode("utf-8", "replace")
+            # The next attempt may be launched.
+            self._measure(now)
             self._perform(self._run.exited(attempt, live.exit, tail, now))
 
     # Streams

@@ -58,6 +58,7 @@ WORDS: Final[list[tuple[list[Any], Event]]] = [
     (["exit", "enough", 7], events.ExitAsked("enough", 7)),
     (["exit", "enough", None], events.ExitAsked("enough", None)),
     (["interrupted", "KeyboardInterrupt"], events.Interrupted("KeyboardInterrupt")),
+    (["out_of_memory"], events.OutOfMemory()),
     (["internal_error", "Traceback"], events.InternalError("Traceback")),
     (["finishing"], events.Finishing()),
     (["goodbye", 0, {"exitstatus": 0}], events.Goodbye(0, {"exitstatus": 0})),

@@ -62,6 +62,11 @@ LEAVE_OUT: Final = "leave out --shards (or add --shards=0), or leave out"
             "--shard-grace=-1 is no time: give seconds, or a number with s, m or h, like 90s, 5m "
             "or 1h",
         ),
+        (
+            "--shard-memory=much",
+            "--shard-memory=much is no size: give bytes, or a number with k, m or g, like 512m",
+        ),
+        ("--shard-leak=no", "--shard-leak=no is unknown: choose ignore, report or fail"),
         ("--shard-steal=maybe", "--shard-steal=maybe is unknown: choose yes or no"),
         (
             "--shard-scope=function",
@@ -190,6 +195,10 @@ UNDERSTOOD: Final[list[tuple[str, str, str, object]]] = [
     ("shard_scope", "module", "scope", "module"),
     ("shard_steal", "no", "steal", False),
     ("shard_steal", "yes", "steal", True),
+    ("shard_memory", "2G", "memory", 2 << 30),
+    ("shard_memory", "1.5 kB", "memory", 1536),
+    ("shard_memory", "0", "memory", None),
+    ("shard_memory", "1000", "memory", 1000),
     ("shard_leak", "fail", "leak", LeakPolicy.FAIL),
     ("shard_test_timeout", "0.5", "test_timeout", 0.5),
     ("shard_timeout", "90", "shard_timeout", 90.0),

@@ -25,6 +25,8 @@ class LaunchOrder:
     #: The whole environment of the worker.
     environment: Mapping[str, str]
     directory: Path
+    #: Bytes that the attempt may use; None is no limit.
+    memory: int | None = None
 
 
 class ShardProcess(Protocol):

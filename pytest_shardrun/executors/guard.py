@@ -32,11 +32,15 @@ def kill_marked(*marks: str) -> list[int]:
     Finds children that left the process group. Returns their numbers; needs ``/proc``.
     """
     found = find_left(None, *marks)
-    for pid in found:
-        # It may have ended by itself.
+    kill(*found)
+    return found
+
+
+def kill(*pids: int) -> None:
+    """SIGKILL to processes that may have ended by themselves."""
+    for pid in pids:
         with contextlib.suppress(OSError):
             os.kill(pid, signal.SIGKILL)
-    return found
 
 
 def find_left(group: int | None, *marks: str) -> list[int]:
@@ -81,13 +85,31 @@ def status_of(pid: int | str) -> list[str]:
         return file.read().rpartition(")")[2].split()[:4]
 
 
+def _remove_cgroup(directory: str) -> None:
+    for _ in range(100):
+        try:
+            os.rmdir(directory)
+        except FileNotFoundError:
+            return
+        except OSError:
+            # Busy with processes that have just been killed.
+            time.sleep(0.01)
+        else:
+            return
+
+
 def main(mark: str, directory: str = "") -> None:
     """Keep the list of live groups that stdin tells (+7, -7) and kill them when it ends.
 
-    The directory is removed then, if it is still there.
+    The directory is removed then, if it is still there, and the empty ones that stdin named
+    (//sys/fs/cgroup/...).
     """
     groups: set[int] = set()
+    cgroups: list[str] = []
     for line in sys.stdin:
+        if line[0] == "/":
+            cgroups.append(line[1:-1])
+            continue
         group = int(line[1:])
         if line[0] == "+":
             groups.add(group)
@@ -96,6 +118,8 @@ def main(mark: str, directory: str = "") -> None:
     for group in groups:
         kill_group(group)
     kill_marked(mark)
+    for cgroup in cgroups:
+        _remove_cgroup(cgroup)
     if directory:
         shutil.rmtree(directory, ignore_errors=True)
 

@@ -8,12 +8,13 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import IO, Final, final
 
 from ..model import Attempt, Exit
 from ..worker import boot
-from . import guard, processes
+from . import guard, memory, processes
 from .base import LaunchError, LaunchOrder
 from .places import Places, open_places
 
@@ -26,8 +27,11 @@ class SubprocessExecutor:
 
     name = "subprocess"
 
-    def __init__(self, run_id: str) -> None:
+    def __init__(self, run_id: str, cgroups: Sequence[Path] | None = None) -> None:
+        """``cgroups`` is where to limit memory, the best place first; None: look for places."""
+        self._run_id = run_id
         self._mark = f"SHARDRUN_RUN={run_id}"
+        self._cgroups = cgroups
         self._guard: _Guard | None = None
         self._places: Places | None = None
 
@@ -42,6 +46,8 @@ class SubprocessExecutor:
         environment = dict(order.environment)
         if self._places is not None:
             environment.update(self._places.prepare(order.attempt))
+        limit = self._limit(order)
+        environment.update(limit.environment)
         arguments = [sys.executable, *_interpreter_flags(), "-c", boot.PROGRAM]
         try:
             popen = subprocess.Popen(
@@ -57,16 +63,29 @@ class SubprocessExecutor:
                 start_new_session=True,
             )
         except OSError as error:
+            limit.close()
             raise LaunchError(f"could not start {sys.executable}: {error}") from error
         self._guard.watch(popen.pid)
+        # Before the first line is sent, so nothing of the user's runs outside.
+        limit.enter(popen.pid)
         marks = (
             self._mark,
             f"SHARDRUN_SHARD={order.attempt.shard}",
             f"SHARDRUN_ATTEMPT={order.attempt.number}",
         )
         return WorkerProcess(
-            popen, order.first_line, self._guard, marks, lambda: self._forget(order.attempt)
+            popen, order.first_line, self._guard, marks, limit, lambda: self._forget(order.attempt)
         )
+
+    def _limit(self, order: LaunchOrder) -> memory.Limit:
+        if self._cgroups is None:
+            self._cgroups = memory.own_cgroups() if order.memory is not None else ()
+        attempt = order.attempt
+        name = f"shardrun-{self._run_id}-{attempt.shard}-{attempt.number}"
+        limit = memory.open_limit(order.memory, name, self._cgroups)
+        if isinstance(limit, memory.ControlGroup) and self._guard is not None:
+            self._guard.remove_later(limit.directory)
+        return limit
 
     def _forget(self, attempt: Attempt) -> None:
         if self._places is not None:
@@ -92,13 +111,16 @@ class WorkerProcess:
         first_line: bytes,
         watcher: _Guard,
         marks: tuple[str, ...],
+        limit: memory.Limit,
         clean_up: Callable[[], None],
     ) -> None:
         self._popen = popen
         self._first_line = first_line
         self._guard = watcher
         self._marks = marks
+        self._limit = limit
         self._clean_up = clean_up
+        self._was_killed = False
         # Signals go only to a process that has not been reaped: its number is still its own.
         self._reaping = threading.Lock()
         self._reaped = False
@@ -142,13 +164,19 @@ class WorkerProcess:
             guard.kill_group(self._popen.pid)
             if left or not in_order:
                 guard.kill_marked(*self._marks)
+            guard.kill(*self._limit.members())
             code = self._popen.wait()
             self._reaped = True
         self._guard.forget(self._popen.pid)
+        # A child may be the one that took too much; the worker then says itself how it ended.
+        starved = code == -signal.SIGKILL and not self._was_killed and self._limit.has_struck()
+        self._limit.close()
         self._clean_up()
         with contextlib.suppress(OSError):
             self._stdin.close()
-        return Exit(code=code, left=left) if code >= 0 else Exit(signal=-code, left=left)
+        if code >= 0:
+            return Exit(code=code, left=left)
+        return Exit(signal=-code, out_of_memory=starved)
 
     def dump_stacks(self) -> None:
         with self._reaping:
@@ -162,6 +190,7 @@ class WorkerProcess:
         self._signal(signal.SIGTERM)
 
     def kill(self) -> None:
+        self._was_killed = True
         self._signal(signal.SIGKILL)
 
     def _signal(self, number: signal.Signals) -> None:
@@ -193,6 +222,9 @@ class _Guard:
     def watch(self, group: int) -> None:
         self._tell(f"+{group}\n")
 
+    def remove_later(self, directory: Path) -> None:
+        self._tell(f"/{directory}\n")
+
     def forget(self, group: int) -> None:
         self._tell(f"-{group}\n")
 
@@ -206,7 +238,7 @@ class _Guard:
         assert self._popen.stdin is not None
         # Somebody killed the guard: the run goes on without.
         with contextlib.suppress(OSError, ValueError):
-            self._popen.stdin.write(line.encode("ascii"))
+            self._popen.stdin.write(os.fsencode(line))
 
 
 def _take_descriptor(file: IO[bytes]) -> int:

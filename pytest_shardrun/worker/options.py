@@ -89,6 +89,12 @@ _OF_A_RUN: Final = (
         "no limit while each gets on)",
     ),
     Option(
+        "--shard-memory",
+        "SIZE",
+        "how much memory a shard may use, like 512m or 2g; what needs more ends with the reason "
+        "out of memory; 0: no limit (default: no limit, in containers 4g)",
+    ),
+    Option(
         "--shard-leak",
         "ignore|report|fail",
         "processes that outlive the shard that started them are ended in any case; report "
@@ -175,11 +181,6 @@ CONTAINER_OPTIONS: Final = (
         "--shard-network",
         "NAME",
         "the network of the containers: none (default), bridge, or one that exists",
-    ),
-    Option(
-        "--shard-memory",
-        "SIZE",
-        "the memory of a container, like 512m or 4g; 0: no limit (default: 4g)",
     ),
     Option(
         "--shard-cpus",

@@ -64,6 +64,8 @@ class ShardWorker:
         self._workeroutput: dict[str, Any] = {}
         self._has_finished = False
         self._children = Children()
+        # The limit is one on the address space, where no kernel ends the process.
+        self._memory_ends = "SHARDRUN_ADDRESS_SPACE" in os.environ
         self.said_goodbye = False
 
     # Options and identity
@@ -265,6 +267,16 @@ class ShardWorker:
         if report.when != "teardown":
             # At once: who sees the process die next must know how far the test had come.
             self._stream.flush()
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_makereport(self, call: pytest.CallInfo[Any]) -> None:
+        excinfo = call.excinfo
+        if self._memory_ends and excinfo is not None and excinfo.errisinstance(MemoryError):
+            # What a test still holds would make all after it fail: they go to a new process.
+            self._output.write(f"{self._explain(excinfo)}\n")
+            self._output.flush()
+            self._send("out_of_memory")
+            os._exit(1)
 
     @pytest.hookimpl
     def pytest_warning_recorded(
