@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import shlex
@@ -72,6 +73,8 @@ class Controller:
         self._collection_errors = 0
         self._stop_asked: notices.StopAskedByTest | None = None
         self._remarks: set[str] = set()
+        #: The reports of each failed try of tests that have no final status yet.
+        self._tried: dict[int, list[list[pytest.TestReport]]] = {}
         self._broken = False
         self._red = False
         self._internal_error = False
@@ -326,6 +329,7 @@ class Controller:
             "basetemp": str(basetemp) if basetemp is not None else None,
             "log_file": self._log_file(attempt),
             "capture": self._capture_prefix(attempt),
+            "retries": self._settings.policy.retries is not None,
             "doomed": launch.doomed,
             "markup": writer.hasmarkup if writer else False,
             "width": writer.fullwidth if writer else 80,
@@ -409,6 +413,8 @@ class Controller:
         match notice:
             case notices.TestDone():
                 self._replay_test(notice)
+            case notices.TestTried(done):
+                self._replay_test(done, others_follow=True)
             case notices.TestNotRun(position, item, shard, reason, asked):
                 self._red = self._red or not asked
                 if self._junit is not None:
@@ -454,7 +460,9 @@ class Controller:
                 self._remark(text)
             case notices.StopAskedByTest():
                 self._note_stop(notice)
-            case notices.TestStarted() | notices.TestSlow() | notices.Leaked():
+            case (
+                notices.TestStarted() | notices.TestSlow() | notices.NoOtherTry() | notices.Leaked()
+            ):
                 pass
 
     def _note_stop(self, asked: notices.StopAskedByTest) -> None:
@@ -467,20 +475,25 @@ class Controller:
         elif asked.kind == "stop":
             self._session.shouldstop = self._session.shouldstop or asked.reason
 
-    def _replay_test(self, done: notices.TestDone) -> None:
+    def _replay_test(self, done: notices.TestDone, *, others_follow: bool = False) -> None:
         if done.blame is not None and done.blame.internal:
             self._internal_error = True
         captured: list[tuple[str, str]] = []
         prefix = self._capture_prefix(done.attempt)
         if done.blame is not None and prefix is not None:
             captured = read_captured(prefix, done.blame.phase)
-        reports = self._replay.reports(done, captured)
+        reports = self._replay.reports(done, captured, others_follow=others_follow)
         try:
             if not self._broken:
                 self._replay.test_done(done, reports)
         finally:
             # After the hooks, in which plugins change reports, but also where one of them raises.
-            self._keep_test(done, reports)
+            if others_follow:
+                self._tried.setdefault(done.position, []).append(reports)
+            else:
+                tried = self._tried.pop(done.position, [])[: len(done.earlier)]
+                self._terminal.tried(done, tried)
+                self._keep_test(done, [*itertools.chain(*tried), *reports])
 
     def _keep_test(self, done: notices.TestDone, reports: Sequence[pytest.TestReport]) -> None:
         if done.blame is None and reports:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import Final, final
 
 from .events import Reported
 from .model import Status
+
+#: The statuses that make a run red, beside that of a test which was not run.
+FAILED: Final = (Status.FAILED, Status.ERROR)
 
 
 @final
@@ -21,6 +24,8 @@ class Entry:
     shard: int
     #: Why it was not run; empty otherwise.
     reason: str = ""
+    #: How often it ran.
+    tries: int = 1
 
 
 class Ledger:

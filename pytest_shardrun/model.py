@@ -183,6 +183,47 @@ class LeakPolicy(enum.Enum):
 
 @final
 @dataclass(frozen=True, slots=True)
+class Amount:
+    """A number of tests, or a share of all of them."""
+
+    value: float
+    is_share: bool = False
+
+    def of(self, tests: int) -> float:
+        """How many of so many tests."""
+        return self.value * tests if self.is_share else self.value
+
+    def __str__(self) -> str:
+        return f"{self.value * 100:g}%" if self.is_share else f"{self.value:g}"
+
+
+#: So many failures, or this share of all tests, whichever is more, are worth another try.
+MOST_RETRIED: Final = (Amount(10), Amount(0.1, is_share=True))
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Retries:
+    """Which failed tests are tried again, and when."""
+
+    #: How often each.
+    count: int
+    #: A regular expression that the message of the failure must contain.
+    only: str = ""
+    #: Seconds before the second try; before each further one it doubles.
+    delay: float = 0.0
+    #: The most that may have failed; the largest of these counts.
+    most: tuple[Amount, ...] = MOST_RETRIED
+    #: A test whose last try passed has failed all the same.
+    flaky_fails: bool = False
+
+    def most_failures(self, tests: int) -> float:
+        """How many of so many tests may have failed."""
+        return max(amount.of(tests) for amount in self.most)
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class Policy:
     """The limits that a run keeps; times are seconds, None is no limit."""
 
@@ -197,6 +238,7 @@ class Policy:
     slow_every: float | None = None
     grace: float = 10.0
     restarts: int | None = None
+    retries: Retries | None = None
     steal: bool = True
     leak: LeakPolicy = LeakPolicy.REPORT
     #: Bytes that a shard may use.

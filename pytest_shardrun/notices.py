@@ -125,7 +125,36 @@ class TestDone:
     warnings: tuple[Warned, ...] = ()
     xml: tuple[XmlRecorded, ...] = ()
     blame: Blame | None = None
+    #: Which try it was, from 1.
+    number: int = 1
+    #: The tries before, all of which failed.
+    earlier: tuple[TestDone, ...] = ()
+    #: It failed because the user wants no flaky tests, though this try did not.
+    is_refused: bool = False
     __test__ = False
+
+    @property
+    def is_flaky(self) -> bool:
+        """Whether a try has failed and the last one has not."""
+        failed = self.status in (Status.FAILED, Status.ERROR)
+        return bool(self.earlier) and (self.is_refused or not failed)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class TestTried:
+    """A try of a test has failed, and another will follow unless the run ends before."""
+
+    done: TestDone
+    __test__ = False
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class NoOtherTry:
+    """Failed tests are not tried again, and why."""
+
+    text: str
 
 
 @final
@@ -219,6 +248,8 @@ Notice: TypeAlias = (
     | TestStarted
     | TestSlow
     | TestDone
+    | TestTried
+    | NoOtherTry
     | TestNotRun
     | SeenOutsideTests
     | AttemptEnded

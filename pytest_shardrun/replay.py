@@ -14,6 +14,7 @@ import pytest
 
 from . import notices
 from .events import Reported, Warned
+from .explanations import explain
 from .model import Attempt
 from .nodes import Node, ReportNode, Scheduler
 from .reporting.stacks import shorten_stacks
@@ -101,16 +102,30 @@ class Replay:
             self._hook.pytest_deselected(items=[DeselectedItem(nodeid) for nodeid in nodeids])
 
     def reports(
-        self, done: notices.TestDone, captured: Sequence[tuple[str, str]] = ()
+        self,
+        done: notices.TestDone,
+        captured: Sequence[tuple[str, str]] = (),
+        *,
+        others_follow: bool = False,
     ) -> list[pytest.TestReport]:
         """The reports of a test, with one of ours where it is blamed for something.
 
         That one carries what earlier phases and the last, unfinished one have ``captured``.
+        Where other tries follow, what has failed in this one is a rerun, as plugins know it.
         """
         reports = [self._report(done.attempt, event) for event in done.reports]
         if done.blame is not None:
             sections = [*(reports[-1].sections if reports else ()), *captured]
             reports.append(self._blame(done, done.blame, sections))
+        if done.is_refused:
+            _refuse(reports, done)
+        for report in reports:
+            # Read by reporting.terminal.
+            report.shardrun_flaky = done.is_flaky  # type: ignore[attr-defined]
+            if others_follow:
+                report.shardrun_try = done.number  # type: ignore[attr-defined]
+            if others_follow and report.failed:
+                report.outcome = "rerun"  # type: ignore[assignment]
         return reports
 
     def test_done(self, done: notices.TestDone, reports: Sequence[pytest.TestReport]) -> None:
@@ -198,6 +213,23 @@ class Replay:
                 crashitem=item.nodeid, report=report, sched=Scheduler(self._config)
             )
         return report
+
+
+def _refuse(reports: list[pytest.TestReport], done: notices.TestDone) -> None:
+    """Make the report that decides about a flaky test one of a failure."""
+    ends = [report for report in reports if report.when == "call"]
+    ends = ends or [report for report in reports if report.skipped] or reports
+    report = ends[-1]
+    message = f"flaky: passed in try {done.number} (--shard-flaky=fail)"
+    lines = [
+        f"try {tried.number} failed: {explain(tried.reports, tried.blame)}"
+        for tried in done.earlier
+    ]
+    file, line, _ = done.item.location
+    report.outcome = "failed"
+    report.longrepr = BlameRepr(message, "\n".join(lines), file, (line or 0) + 1)  # type: ignore[assignment]
+    if hasattr(report, "wasxfail"):
+        del report.wasxfail
 
 
 def warning_message(data: dict[str, Any]) -> warnings.WarningMessage:

@@ -11,7 +11,7 @@ from .actions import Action, End, Launch, Send, Stop, Tell
 from .catalogue import Catalogue
 from .deadlines import Limit, Watch, limits_of, shard_limit
 from .dispatch import Dispatcher
-from .ledger import Entry, Ledger, status_of
+from .ledger import Entry, Ledger
 from .lifecycle import (
     Escalation,
     Life,
@@ -27,6 +27,7 @@ from .lifecycle import (
 )
 from .model import Attempt, Ending, EndingKind, Exit, Item, LeakPolicy, Plan, Policy, Status
 from .shards import RunningTest, Shard
+from .tries import Tries, concluded, plan_of
 
 #: Nobody has measured how many attempts the machine has memory for.
 UNKNOWN_ROOM: Final = 1 << 30
@@ -69,6 +70,11 @@ class Run:
         #: How many more attempts the machine has memory for.
         self._room = UNKNOWN_ROOM
         self._has_lacked_room = False
+        #: In which shard tests were that no round before this one has run.
+        self._homes: dict[int, int] = {}
+        self._tries = Tries(policy.retries)
+        #: When those that failed are tried again, if nothing else is left to do.
+        self._round_due: float | None = None
         self.ledger = Ledger()
 
     # What happens
@@ -137,6 +143,7 @@ class Run:
         if self._stop is None:
             self._stop = stop
         self._waiting.clear()
+        self._round_due = None
         if self._dispatcher is not None:
             self._dispatcher.stop()
         for shard in self._shards.values():
@@ -176,11 +183,15 @@ class Run:
             if life.escalation is None and life.deadline is not None and now >= life.deadline:
                 self._time_out(life, now)
             self._take_due_steps(life, now)
+        if self._round_due is not None and now >= self._round_due:
+            self._begin_round(now)
         return self._take_actions()
 
     def next_time(self) -> float | None:
         """When ``time`` should be called at the latest."""
         times = [time for shard in self._shards.values() if (time := shard.next_time()) is not None]
+        if self._round_due is not None:
+            times.append(self._round_due)
         if self._policy.run_timeout is not None and self._stop is None:
             times.append(self._started + self._policy.run_timeout)
         return min(times, default=None)
@@ -195,6 +206,8 @@ class Run:
     @property
     def is_over(self) -> bool:
         """No attempt lives or will be launched."""
+        if self._round_due is not None:
+            return False
         return not self._waiting and all(shard.life is None for shard in self._shards.values())
 
     @property
@@ -216,20 +229,18 @@ class Run:
         """The tests by position, in the order of collection."""
         return self._catalogue.items
 
-    def close_books(self) -> list[notices.TestNotRun]:
+    def close_books(self) -> list[notices.Notice]:
         """Give every test that has none its final status; call it once, when the run is over."""
         if self._books_closed or self._plan_only:
             return []
         self._books_closed = True
-        homes = {
-            position: shard.number
-            for shard in self._shards.values()
-            if self._dispatcher is not None
-            for position in self._dispatcher.unfinished(shard.number)
-        }
-        missing = []
+        # Those that were to be tried again have failed.
+        for waiting in self._tries.last_tries():
+            self._conclude(waiting)
+        told = [action.notice for action in self._take_actions() if isinstance(action, Tell)]
+        self._remember_homes()
         for position in self.ledger.open_positions():
-            number = homes.get(position, 0)
+            number = self._homes.get(position, 0)
             planned = self._planned_for.get(position, 0)
             if not number and planned and self._shards[planned].given_up:
                 number = planned
@@ -239,10 +250,14 @@ class Run:
                 reason = self._why_stranded(number)
             asked = self._stop is not None and self._stop.asked
             self.ledger.close(position, Entry(Status.NOT_RUN, number, reason))
-            missing.append(
-                notices.TestNotRun(position, self.items[position], number, reason, asked)
-            )
-        return missing
+            told.append(notices.TestNotRun(position, self.items[position], number, reason, asked))
+        return told
+
+    def _remember_homes(self) -> None:
+        if self._dispatcher is None:
+            return
+        for number in self._shards:
+            self._homes.update(dict.fromkeys(self._dispatcher.unfinished(number), number))
 
     def _why_stranded(self, number: int) -> str:
         if number and self._shards[number].given_up:
@@ -318,7 +333,7 @@ class Run:
             case events.Finished(_, seconds):
                 if life.running is None:
                     raise events.BrokenStream("no test runs that could finish")
-                self._finish_test(shard, life, seconds)
+                self._finish_test(shard, life, seconds, now)
                 self._pump(shard)
                 self._pump_idle()
             case events.ChildSeen(pid):
@@ -389,35 +404,83 @@ class Run:
                 if life.escalation is None:
                     life.escalate(after_goodbye(now, self._policy.grace))
 
-    def _finish_test(self, shard: Shard, life: Life, seconds: float) -> None:
-        position, test = life.running, shard.test
+    def _finish_test(self, shard: Shard, life: Life, seconds: float, now: float) -> None:
+        position = life.running
         assert position is not None
-        assert test is not None
         assert self._dispatcher is not None
-        life.running = shard.test = None
         life.finished += 1
-        status = status_of(test.reports)
-        reason = "" if test.reports else "its plugins reported nothing"
+        done = shard.finished(self.items[position], seconds, self._tries.count(position) + 1)
         self._dispatcher.finished(shard.number, position, seconds)
-        self.ledger.close(position, Entry(status, shard.number, reason))
-        self._tell(
-            notices.TestDone(
-                life.attempt,
-                position,
-                self.items[position],
-                status,
-                seconds,
-                tuple(test.reports),
-                tuple(test.warnings),
-                tuple(test.xml),
-            )
-        )
-        if not test.reports:
-            self._tell(
-                notices.TestNotRun(
-                    position, self.items[position], shard.number, reason, asked=False
-                )
-            )
+        if done.reports:
+            self._settle(done, now)
+        elif done.number > 1:
+            self._conclude_without_another(self._tries.take(position)[-1])
+        else:
+            reason = "its plugins reported nothing"
+            self.ledger.close(position, Entry(done.status, shard.number, reason))
+            self._tell(done)
+            self._tell(notices.TestNotRun(position, done.item, shard.number, reason, asked=False))
+
+    # Tries
+
+    def _settle(self, done: notices.TestDone, now: float) -> None:
+        """Give a test that ran its final status, or another try."""
+        had_refused = bool(self._tries.refusal)
+        if self._stop is None and self._tries.keep(done, len(self.items), now):
+            self._tell(notices.TestTried(done))
+            return
+        self._conclude(done)
+        if self._tries.refusal and not had_refused:
+            self._tell(notices.NoOtherTry(self._tries.refusal))
+            for waiting in self._tries.last_tries():
+                self._conclude(waiting)
+
+    def _conclude(self, last: notices.TestDone) -> None:
+        """This was the last try of a test."""
+        earlier = tuple(each for each in self._tries.take(last.position) if each is not last)
+        done = concluded(last, earlier, self._policy.retries)
+        reason = done.blame.ending.reason if done.blame is not None else ""
+        entry = Entry(done.status, done.attempt.shard, reason, done.number)
+        self.ledger.close(done.position, entry)
+        self._tell(done)
+
+    def _conclude_without_another(self, last: notices.TestDone) -> None:
+        self._conclude(last)
+        self._tell(notices.NoOtherTry(f"{last.item.nodeid} could not be tried again"))
+
+    def _plan_round(self, now: float) -> None:
+        """Foresee who is tried again when nothing else is left to do."""
+        if self._stop is not None or self._waiting or self._living():
+            return
+        for last in self._tries.unresolved():
+            self._conclude_without_another(last)
+        positions = self._tries.next_round()
+        if not positions:
+            return
+        self._round_due = self._tries.due(positions)
+        if now >= self._round_due:
+            self._begin_round(now)
+
+    def _begin_round(self, now: float) -> None:
+        """Try tests again, in fresh processes."""
+        self._round_due = None
+        positions = self._tries.next_round()
+        self._tries.begin(positions)
+        usable = [shard.number for shard in self._shards.values() if not shard.given_up]
+        if len(positions) == 1 and (home := self._tries.home(positions[0])) in usable:
+            usable = [home]
+        if not usable:
+            self._plan_round(now)
+            return
+        seconds = {position: self._tries.seconds(position) for position in positions}
+        self._plan = plan_of(positions, self.items, usable, seconds)
+        self._remember_homes()
+        self._dispatcher = Dispatcher(self._plan, steal=self._policy.steal)
+        chosen = [planned.number for planned in self._plan.shards if planned.units] or usable[:1]
+        for number in self._shards.keys() - set(chosen):
+            self._dispatcher.left(number)
+        self._waiting.extend(chosen)
+        self._launch_waiting(now)
 
     # Collection and plan
 
@@ -598,6 +661,7 @@ class Run:
                 self._go_on(shard, life, ending, progress=progress, now=now)
         self._launch_waiting(now)
         self._pump_all()
+        self._plan_round(now)
 
     def _go_on(
         self, shard: Shard, life: Life, ending: Ending, *, progress: bool, now: float
@@ -634,32 +698,13 @@ class Run:
     def _blame(
         self, shard: Shard, life: Life, ending: Ending, output: str, now: float
     ) -> int | None:
-        """Close the test that was running, if its process did not end on our request."""
-        position, test = life.running, shard.test
-        if position is None or test is None:
+        """Settle the test that was running, if its process did not end on our request."""
+        position = life.running
+        if position is None or ending.kind is EndingKind.STOPPED:
             return None
-        if ending.kind is EndingKind.STOPPED:
-            return None
-        life.running = shard.test = None
-        phase = life.phase_of_test
-        failed_by_itself = status_of(test.reports)
-        fallback = Status.FAILED if phase == "call" else Status.ERROR
-        status = failed_by_itself if failed_by_itself is Status.FAILED else fallback
-        text = output if not life.trouble else f"{life.trouble}\n{output}"
-        self.ledger.close(position, Entry(status, shard.number, ending.reason))
-        self._tell(
-            notices.TestDone(
-                life.attempt,
-                position,
-                self.items[position],
-                status,
-                now - test.watch.started,
-                tuple(test.reports),
-                tuple(test.warnings),
-                tuple(test.xml),
-                notices.Blame(ending, phase, text, life.broke_internally),
-            )
-        )
+        number = self._tries.count(position) + 1
+        done = shard.blamed(life, self.items[position], ending, output, now, number)
+        self._settle(done, now)
         return position
 
     def _doom(self, shard: Shard, life: Life, ending: Ending, output: str) -> bool:

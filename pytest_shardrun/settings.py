@@ -11,7 +11,7 @@ from typing import Final, final
 import pytest
 
 from .cpus import usable_cpus
-from .model import LeakPolicy, Policy
+from .model import MOST_RETRIED, Amount, LeakPolicy, Policy, Retries
 from .planning.scopes import SCOPES
 from .worker.times import read_seconds
 
@@ -62,6 +62,7 @@ def read_settings(config: pytest.Config) -> Settings:
         slow_every=SLOW_EVERY if os.environ.get("CI", "") not in ("", "0", "false") else None,
         run_timeout=_seconds(config, "shard_run_timeout"),
         grace=DEFAULT_GRACE if (grace := _seconds(config, "shard_grace")) is None else grace,
+        retries=_retries(config),
         restarts=_count(restarts, "--shard-restarts", least=0) if restarts else None,
         steal=_choice(config, "shard_steal", ("yes", "no"), "yes") == "yes",
         memory=_bytes(config, "shard_memory"),
@@ -111,12 +112,44 @@ def _seconds(config: pytest.Config, name: str) -> float | None:
     if not text:
         return None
     seconds = read_seconds(text)
-    if not seconds and not (seconds == 0 and name == "shard_grace"):
+    if not seconds and not (seconds == 0 and name in ("shard_grace", "shard_retry_delay")):
         raise pytest.UsageError(
             f"{_flag(name)}={text} is no time: give seconds, or a number with s, m or h, "
             "like 90s, 5m or 1h"
         )
     return seconds
+
+
+def _retries(config: pytest.Config) -> Retries | None:
+    count = _given(config, "shard_retries")
+    if count in ("", "0"):
+        return None
+    only = _given(config, "shard_retry_only")
+    try:
+        re.compile(only)
+    except re.error as error:
+        raise pytest.UsageError(
+            f"--shard-retry-only={only} is no regular expression: {error}"
+        ) from error
+    most = _given(config, "shard_retry_max_failures")
+    return Retries(
+        count=_count(count, "--shard-retries", least=0),
+        only=only,
+        delay=_seconds(config, "shard_retry_delay") or 0.0,
+        most=(_amount(most, "--shard-retry-max-failures"),) if most else MOST_RETRIED,
+        flaky_fails=_choice(config, "shard_flaky", ("pass", "fail"), "pass") == "fail",
+    )
+
+
+def _amount(text: str, flag: str) -> Amount:
+    share = _percent(text)
+    if share is not None:
+        return Amount(share, is_share=True)
+    if re.fullmatch(r"\d+", text):
+        return Amount(int(text))
+    raise pytest.UsageError(
+        f"{flag}={text} is no number of tests: give a whole number or a share, like 10 or 5%"
+    )
 
 
 def _percent(text: str) -> float | None:

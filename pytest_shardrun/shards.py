@@ -9,8 +9,10 @@ from typing import Any
 from . import events
 from .catalogue import Collection
 from .deadlines import Watch
+from .ledger import status_of
 from .lifecycle import Life, Phase
-from .model import Attempt, Ending, EndingKind
+from .model import Attempt, Ending, EndingKind, Item, Status
+from .notices import Blame, TestDone
 
 
 @dataclass(slots=True)
@@ -58,6 +60,53 @@ class Shard:
         if self.test is not None and self.life.escalation is None:
             times.append(self.test.watch.next_time())
         return min((time for time in times if time is not None), default=None)
+
+    def finished(self, item: Item, seconds: float, number: int) -> TestDone:
+        """What came of the running test, which is over."""
+        assert self.life is not None
+        assert self.life.running is not None
+        assert self.test is not None
+        return self._done(self.life, self.test, item, status_of(self.test.reports), seconds, number)
+
+    def blamed(
+        self, life: Life, item: Item, ending: Ending, output: str, now: float, number: int
+    ) -> TestDone:
+        """What came of the test that was running when its process ended."""
+        assert self.test is not None
+        phase = life.phase_of_test
+        failed_by_itself = status_of(self.test.reports)
+        fallback = Status.FAILED if phase == "call" else Status.ERROR
+        status = failed_by_itself if failed_by_itself is Status.FAILED else fallback
+        text = output if not life.trouble else f"{life.trouble}\n{output}"
+        blame = Blame(ending, phase, text, life.broke_internally)
+        seconds = now - self.test.watch.started
+        return self._done(life, self.test, item, status, seconds, number, blame)
+
+    def _done(
+        self,
+        life: Life,
+        test: RunningTest,
+        item: Item,
+        status: Status,
+        seconds: float,
+        number: int,
+        blame: Blame | None = None,
+    ) -> TestDone:
+        assert life.running is not None
+        done = TestDone(
+            life.attempt,
+            life.running,
+            item,
+            status,
+            seconds,
+            tuple(test.reports),
+            tuple(test.warnings),
+            tuple(test.xml),
+            blame,
+            number,
+        )
+        life.running = self.test = None
+        return done
 
     def killer(self, life: Life, ending: Ending) -> str | None:
         """The collector that ended the attempt, if its process was to import it."""

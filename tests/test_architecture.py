@@ -43,11 +43,13 @@ ROWS: Final[dict[int, tuple[str, ...]]] = {
         "run",
         "shards",
         "takeover",
+        "tries",
     ),
     1: (
         "advice",
         "container_settings",
         "events",
+        "explanations",
         "notices",
         "planning.",
         "precedence",
@@ -65,6 +67,7 @@ PURE: Final = (
     "advice",
     "model",
     "events",
+    "explanations",
     "actions",
     "catalogue",
     "deadlines",
@@ -78,6 +81,7 @@ PURE: Final = (
     "run",
     "shards",
     "takeover",
+    "tries",
 )
 IMPURE: Final = frozenset(
     {

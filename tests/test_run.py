@@ -19,6 +19,7 @@ from pytest_shardrun import events, notices
 from pytest_shardrun.actions import Action, End, Launch, Send, Stop, Tell
 from pytest_shardrun.lifecycle import Step, after_interrupt, after_stop, at_once
 from pytest_shardrun.model import (
+    Amount,
     Attempt,
     Ending,
     EndingKind,
@@ -26,6 +27,7 @@ from pytest_shardrun.model import (
     Item,
     Plan,
     Policy,
+    Retries,
     ShardPlan,
     Status,
     Unit,
@@ -57,6 +59,7 @@ def policy(
     test_timeout: float | None = None,
     slow_every: float | None = None,
     restarts: int | None = None,
+    retries: Retries | None = None,
     steal: bool = True,
 ) -> Policy:
     return Policy(
@@ -64,6 +67,7 @@ def policy(
         shard_timeout_share=shard_timeout_share,
         test_timeout=test_timeout,
         slow_every=slow_every,
+        retries=retries,
         shard_timeout=shard_timeout,
         run_timeout=run_timeout,
         grace=10.0,
@@ -258,10 +262,16 @@ class Play:
 
     def _notice(self, notice: notices.Notice) -> str:
         match notice:
+            case notices.TestTried(done):
+                return f"{self._notice(done)}, try {done.number}"
+            case notices.NoOtherTry(text):
+                return f"no other try: {text}"
             case notices.TestDone(_, _, item, status):
                 blame = notice.blame
                 why = f": {blame.ending.reason} ({blame.phase})" if blame is not None else ""
-                return f"{item.nodeid} {status.value}{why}"
+                after = f" after {len(notice.earlier)}" if notice.earlier else ""
+                flaky = ", flaky" if notice.is_flaky else ""
+                return f"{item.nodeid} {status.value}{why}{after}{flaky}"
             case notices.TestSlow(_, _, item, seconds, phase, limit):
                 return f"{item.nodeid} slow: {seconds:g} s in {phase}, limit {limit}"
             case notices.TestNotRun(_, item, shard, reason, asked):
@@ -1329,6 +1339,207 @@ def test_a_test_may_ask_to_stop_the_session(kind: str) -> None:
     ]
 
 
+# Other tries
+
+TWICE: Final = policy(retries=Retries(2))
+
+
+def test_a_failed_test_is_tried_again_in_a_fresh_process_after_the_rest() -> None:
+    play = begun("a b", "c d", policy=policy(retries=Retries(2), steal=False))
+
+    assert play.passes(1, "a", "failed") == ["a failed, try 1"]
+    assert play.passes(1, "b") == ["b passed", "finish 1.1"]
+    assert play.leaves(1) == ["ended 1.1: completed"]
+    assert play.statuses() == {"b": "passed"}
+    assert play.passes(2, "c") == ["c passed"]
+    assert play.passes(2, "d") == ["d passed", "finish 2.1"]
+    assert play.leaves(2) == ["ended 2.1: completed", "launch 1.2"]
+    assert play.collects(1) == ["run 1.2: a, the last"]
+    assert play.passes(1, "a") == ["a passed after 1, flaky", "finish 1.2"]
+    assert not play.run.is_over
+    assert play.leaves(1) == ["ended 1.2: completed"]
+    assert play.closes() == []
+    assert play.statuses() == dict.fromkeys("abcd", "passed")
+
+
+def test_what_fails_again_is_tried_alone() -> None:
+    play = begun("a b c", policy=TWICE)
+    for name in "abc":
+        play.passes(1, name, "failed")
+
+    assert play.leaves(1) == ["ended 1.1: completed", "launch 1.2"]
+    assert play.collects(1) == ["run 1.2: a b"]
+    assert play.passes(1, "a", "failed") == ["a failed, try 2", "run 1.2: c, the last"]
+    assert play.passes(1, "b") == ["b passed after 1, flaky"]
+    assert play.passes(1, "c", "failed") == ["c failed, try 2", "finish 1.2"]
+    assert play.leaves(1) == ["ended 1.2: completed", "launch 1.3"]
+    assert play.collects(1) == ["run 1.3: a, the last"]
+    assert play.passes(1, "a", "failed") == ["a failed after 2", "finish 1.3"]
+    assert play.leaves(1) == ["ended 1.3: completed", "launch 1.4"]
+    assert play.collects(1) == ["run 1.4: c, the last"]
+    assert play.passes(1, "c") == ["c passed after 2, flaky", "finish 1.4"]
+    assert play.leaves(1) == ["ended 1.4: completed"]
+    assert play.closes() == []
+
+
+def test_crashes_and_timeouts_are_tried_again() -> None:
+    play = begun("a b", policy=policy(retries=Retries(1), test_timeout=60.0))
+    play.starts(1, "a")
+    assert play.exits(1, SEGFAULT) == [
+        "a error: crashed with SIGSEGV (setup), try 1",
+        "ended 1.1: crashed with SIGSEGV",
+        "launch 1.2",
+    ]
+    play.collects(1)
+    play.starts(1, "b")
+    play.at(60.0)
+    assert play.exits(1, KILLED)[0] == (
+        "b error: timed out after 60 s (--shard-test-timeout) (setup), try 1"
+    )
+
+    assert play.collects(1) == ["run 1.3: a b, the last"]
+    assert play.passes(1, "a")[0] == "a passed after 1, flaky"
+    play.starts(1, "b")
+    assert play.exits(1, SEGFAULT) == [
+        "b error: crashed with SIGSEGV (setup) after 1",
+        "ended 1.3: crashed with SIGSEGV",
+    ]
+    assert play.closes() == []
+
+
+def test_many_are_tried_again_in_several_shards_and_serial_ones_alone() -> None:
+    play = begun("a b", "c d", serial="x", policy=TWICE)
+    for shard, names in ((1, "ab"), (2, "cd")):
+        for name in names:
+            play.passes(shard, name, "failed")
+    play.leaves(2)
+    assert play.passes(1, "x", "failed") == ["x failed, try 1", "finish 1.1"]
+
+    assert play.leaves(1) == ["ended 1.1: completed", "launch 1.2", "launch 2.2"]
+    assert play.collects(1) == ["run 1.2: a c, the last"]
+    assert play.collects(2) == ["run 2.2: b d, the last"]
+    told = [play.passes(1, "a"), play.passes(1, "c"), play.passes(2, "b"), play.passes(2, "d")]
+    assert "x" not in " ".join(" ".join(each) for each in told)
+    assert play.leaves(2) == ["ended 2.2: completed", "run 1.2: x, the last"]
+
+
+def test_an_executor_that_fails_is_no_try() -> None:
+    play = begun("a b", "c d", policy=policy(retries=Retries(2), steal=False))
+    play.passes(1, "a", "failed")
+    play.passes(1, "b")
+    play.passes(2, "c")
+    play.passes(2, "d")
+    play.leaves(2)
+    assert play.leaves(1)[-1] == "launch 1.2"
+
+    # The other shard could run it, but that is not what has been planned.
+    assert play.cannot_start(1, "no place") == [
+        "problem 1: shard 1 attempt 2 no place",
+        "ended 1.2: no place",
+        "a failed",
+        "no other try: a could not be tried again",
+    ]
+    assert play.run.is_over
+    assert play.closes() == []
+    assert play.statuses()["a"] == "failed"
+
+
+def test_only_failures_with_the_wanted_message_are_tried_again() -> None:
+    play = begun("a b c", policy=policy(retries=Retries(1, only="timed out|SIGSEGV")))
+    assert play.passes(1, "a", "failed") == ["a failed", "run 1.1: c, the last"]
+    play.starts(1, "b")
+
+    assert play.exits(1, SEGFAULT)[0] == "b error: crashed with SIGSEGV (setup), try 1"
+
+
+def test_nothing_is_tried_again_when_too_much_has_failed() -> None:
+    play = begun("a b c d", policy=policy(retries=Retries(1, most=(Amount(2),))))
+    assert play.passes(1, "a", "failed")[0] == "a failed, try 1"
+    assert play.passes(1, "b", "failed")[0] == "b failed, try 1"
+
+    assert play.passes(1, "c", "failed") == [
+        "c failed",
+        "no other try: no failed test is tried again: more than 2 of 4 have failed "
+        "(--shard-retry-max-failures)",
+        "a failed",
+        "b failed",
+    ]
+    assert play.passes(1, "d", "failed") == ["d failed", "finish 1.1"]
+    assert play.leaves(1) == ["ended 1.1: completed"]
+    assert play.closes() == []
+
+
+@pytest.mark.parametrize(("tests", "most"), [(1, 10.0), (100, 10.0), (400, 40.0)])
+def test_ten_failures_or_a_tenth_are_worth_another_try(tests: int, most: float) -> None:
+    assert Retries(1).most_failures(tests) == most
+
+
+def test_the_delay_before_another_try_doubles() -> None:
+    play = begun("a", policy=policy(retries=Retries(2, delay=4.0)))
+    play.now = 100.0
+    play.passes(1, "a", "failed")
+
+    assert play.leaves(1) == ["ended 1.1: completed"]
+    assert not play.run.is_over
+    assert play.run.next_time() == 104.0
+    assert play.at(103.9) == []
+    assert play.at(104.0) == ["launch 1.2"]
+    play.collects(1)
+    play.passes(1, "a", "failed")
+    assert play.leaves(1) == ["ended 1.2: completed"]
+    assert play.run.next_time() == 112.0
+    assert play.at(112.0) == ["launch 1.3"]
+
+
+@pytest.mark.parametrize("stop", [FIRST_FAILURE, CTRL_C, CTRL_C_AGAIN])
+def test_a_stop_before_the_other_try_leaves_a_failure(stop: Stop) -> None:
+    play = begun("a", policy=policy(retries=Retries(2, delay=4.0)))
+    play.passes(1, "a", "failed")
+    play.leaves(1)
+
+    assert play.stops(stop) == []
+    assert play.run.is_over
+    assert play.closes() == ["a failed"]
+    assert play.statuses() == {"a": "failed"}
+
+
+def test_a_test_whose_other_try_is_interrupted_has_failed() -> None:
+    play = begun("a", policy=TWICE)
+    play.passes(1, "a", "failed")
+    play.leaves(1)
+    play.collects(1)
+    play.starts(1, "a")
+    play.stops(CTRL_C_AGAIN)
+
+    assert play.exits(1, KILLED) == ["ended 1.2: interrupted by SIGINT"]
+    assert play.closes() == ["a failed"]
+
+
+def test_a_flaky_test_fails_where_the_user_wants_that() -> None:
+    play = begun("a", policy=policy(retries=Retries(2, flaky_fails=True)))
+    play.passes(1, "a", "failed")
+    play.leaves(1)
+    play.collects(1)
+
+    assert play.passes(1, "a")[0] == "a failed after 1, flaky"
+    assert play.statuses() == {"a": "failed"}
+
+
+def test_a_test_that_a_fresh_process_does_not_collect_has_failed() -> None:
+    play = begun("a b", policy=TWICE)
+    play.passes(1, "a", "failed")
+    play.passes(1, "b")
+    play.leaves(1)
+
+    assert play.collects(1, "b") == ["finish 1.2"]
+    assert play.leaves(1) == [
+        "ended 1.2: completed",
+        "a failed",
+        "no other try: a could not be tried again",
+    ]
+    assert play.closes() == []
+
+
 # Limits of tests
 
 
@@ -1625,6 +1836,8 @@ class World:
     grouped: frozenset[str]
     #: Tests that end without a report.
     silent: frozenset[str]
+    #: How often tests fail before they pass.
+    failing: dict[str, int]
     #: By shard: what it does not collect.
     lacks: dict[int, frozenset[str]]
     continue_on_collection_errors: bool
@@ -1637,7 +1850,9 @@ class World:
 class Worker:
     """A process that does what a worker does, until something happens to it."""
 
-    def __init__(self, world: World, launch: Launch, *, is_deaf: bool) -> None:
+    def __init__(
+        self, world: World, launch: Launch, failed: Counter[str], *, is_deaf: bool
+    ) -> None:
         self.attempt = launch.attempt
         self.slot = launch.slot
         #: Deaf to SIGINT and SIGTERM.
@@ -1647,6 +1862,7 @@ class Worker:
         #: Sent and not finished.
         self.sent: set[int] = set()
         self.was_told_to_finish = False
+        self._failed = failed
         self._world = world
         self._doomed = launch.doomed.keys() & world.files.keys()
         lacks = world.lacks.get(launch.attempt.shard, frozenset())
@@ -1724,9 +1940,13 @@ class Worker:
                 return
             place = self._hand.popleft()
             yield events.Started(place)
-            if self.nodeids[place] not in self._world.silent:
+            nodeid = self.nodeids[place]
+            if nodeid not in self._world.silent:
+                fails = self._failed[nodeid] < self._world.failing.get(nodeid, 0)
+                self._failed[nodeid] += fails
                 for when in ("setup", "call", "teardown"):
-                    yield events.Reported(place, when, "passed", xfail=False, data={})
+                    outcome = "failed" if fails and when == "call" else "passed"
+                    yield events.Reported(place, when, outcome, xfail=False, data={})
             yield events.Finished(place, 0.01)
 
     def _must_wait(self) -> bool:
@@ -1760,6 +1980,14 @@ def worlds(draw: st.DrawFn) -> World:
         serial=draw(few),
         grouped=draw(few),
         silent=draw(few),
+        failing=draw(
+            st.one_of(
+                st.just({}),
+                st.dictionaries(
+                    st.sampled_from(nodeids or ["none"]), st.integers(1, 4), max_size=5
+                ),
+            )
+        ),
         lacks=draw(st.one_of(st.just({}), st.dictionaries(st.integers(1, 4), some, max_size=2))),
         continue_on_collection_errors=draw(st.booleans()),
     )
@@ -1776,6 +2004,15 @@ class AnyHistory(RuleBasedStateMachine):
         run_timeout=st.sampled_from([None, None, 300.0]),
         test_timeout=st.sampled_from([None, None, 20.0]),
         restarts=st.sampled_from([None, None, 0, 2]),
+        retries=st.sampled_from(
+            [
+                None,
+                Retries(1),
+                Retries(3, delay=5.0),
+                Retries(2, most=(Amount(1),)),
+                Retries(1, flaky_fails=True),
+            ]
+        ),
         steal=st.booleans(),
         splitter=st.sampled_from(["duration", "count", "hash"]),
     )
@@ -1788,6 +2025,7 @@ class AnyHistory(RuleBasedStateMachine):
         run_timeout: float | None,
         test_timeout: float | None,
         restarts: int | None,
+        retries: Retries | None,
         steal: bool,
         splitter: str,
     ) -> None:
@@ -1799,8 +2037,12 @@ class AnyHistory(RuleBasedStateMachine):
             run_timeout=run_timeout,
             test_timeout=test_timeout,
             restarts=restarts,
+            retries=retries,
             steal=steal,
         )
+        self.failed: Counter[str] = Counter()
+        #: By position, from 1.
+        self.tried: dict[int, list[int]] = {}
         self.now = 0.0
         self.workers: dict[Attempt, Worker] = {}
         self.launches = 0
@@ -1962,14 +2204,19 @@ class AnyHistory(RuleBasedStateMachine):
     def launch(self, launch: Launch) -> None:
         self.launches += 1
         files, tests = len(self.world.files), sum(map(len, self.world.files.values()))
-        assert self.launches <= self.shards * (files + 1) + tests, "attempts without end"
+        retries = self.policy.retries.count if self.policy.retries is not None else 0
+        # Each try of a test may cost a process, and each round one for every shard.
+        most = self.shards * (files + 1) + tests + retries * tests * (1 + self.shards)
+        assert self.launches <= most, "attempts without end"
         self.was_doomed = self.was_doomed or bool(launch.doomed)
         if self.next_launch_fails:
             self.next_launch_fails = False
             self.is_harmless = False
             self.perform(self.run.not_launched(launch.attempt, "no place", self.now))
             return
-        self.workers[launch.attempt] = Worker(self.world, launch, is_deaf=self.next_is_deaf)
+        self.workers[launch.attempt] = Worker(
+            self.world, launch, self.failed, is_deaf=self.next_is_deaf
+        )
         assert len(self.workers) <= self.policy.jobs
         taken = [worker.slot for worker in self.workers.values()]
         assert len(set(taken)) == len(taken), "two in one slot"
@@ -1988,11 +2235,21 @@ class AnyHistory(RuleBasedStateMachine):
 
     def note(self, notice: notices.Notice) -> None:
         match notice:
+            case notices.TestTried(done):
+                assert done.position not in self.statuses, "after its end"
+                self.tried.setdefault(done.position, []).append(done.number)
+                if done.attempt in self.workers:
+                    self.workers[done.attempt].sent.remove(done.position)
             case notices.TestDone(attempt, position, _, status):
                 self.done[position] += 1
                 self.statuses[position] = status
+                tries = [*(each.number for each in notice.earlier), notice.number]
+                assert tries == list(range(1, len(tries) + 1))
+                told = self.tried.get(position, [])
+                assert told in (tries, tries[:-1]), "each failed try is told once, in order"
+                # The last one may have been told before, and nothing have followed it.
                 if attempt in self.workers:
-                    self.workers[attempt].sent.remove(position)
+                    self.workers[attempt].sent.discard(position)
             case notices.TestNotRun(position, _, _, reason):
                 assert reason
                 self.not_run[position] += 1
@@ -2054,13 +2311,24 @@ class AnyHistory(RuleBasedStateMachine):
         assert sum(self.run.ledger.sums().values()) == len(positions)
         assert len(self.ended) == self.launches
         restarts = self.policy.restarts
-        if restarts is not None:
+        if restarts is not None and self.policy.retries is None:
             # A death while collecting dooms a file for each shard once, and costs nothing.
             most = self.shards * (1 + len(self.world.files)) + restarts
             assert self.launches <= most
         if self.is_harmless and not self.world.lacks:
-            assert set(self.statuses.values()) <= {Status.PASSED}
             assert self.problems == []
+            wrong = {
+                self.run.items[at].nodeid
+                for at, status in self.statuses.items()
+                if status is not Status.PASSED
+            }
+            assert wrong <= self.world.failing.keys()
+            retries = self.policy.retries
+            if retries is None or (retries.most[0].value == 10 and not retries.flaky_fails):
+                tries = 1 + (retries.count if retries is not None else 0)
+                assert wrong == {
+                    nodeid for nodeid, fails in self.world.failing.items() if fails >= tries
+                } - {"none"}
             assert len(positions) == sum(map(len, self.world.files.values()))
         if self.others_took_over:
             left = [at for at in positions if self.statuses[at] is Status.NOT_RUN]

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import re
 from dataclasses import fields
 from typing import Any, Final
 
 import pytest
 
 from pytest_shardrun.cpus import usable_cpus
-from pytest_shardrun.model import LeakPolicy, Policy
+from pytest_shardrun.model import Amount, LeakPolicy, Policy, Retries
 from pytest_shardrun.settings import Settings, choose, read_settings, wants_shards
 from pytest_shardrun.worker.options import CONTAINER_OPTIONS, OPTIONS
 
@@ -206,6 +207,8 @@ UNDERSTOOD: Final[list[tuple[str, str, str, object]]] = [
     ("shard_run_timeout", "1h", "run_timeout", 3600.0),
     ("shard_grace", "0", "grace", 0.0),
     ("shard_restarts", "0", "restarts", 0),
+    ("shard_retries", "0", "retries", None),
+    ("shard_retries", "3", "retries", Retries(3)),
 ]
 
 
@@ -224,10 +227,52 @@ def test_an_option_has_an_ini_name_and_comes_before_it(
     assert value_of(settings_of(pytester, *shards, f"{flag}={given}"), name) == value
 
 
+def test_options_of_retries_are_understood(pytester: pytest.Pytester) -> None:
+    settings = settings_of(
+        pytester,
+        "--shards=2",
+        "--shard-retries=2",
+        "--shard-retry-only=Timeout|Reset",
+        "--shard-retry-delay=1m",
+        "--shard-retry-max-failures=5%",
+        "--shard-flaky=fail",
+    )
+
+    assert settings.policy.retries == Retries(
+        2,
+        only="Timeout|Reset",
+        delay=60.0,
+        most=(Amount(0.05, is_share=True),),
+        flaky_fails=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--shard-retries=-1", "no number of at least 0"),
+        ("--shard-retry-only=(", "is no regular expression"),
+        ("--shard-retry-delay=soon", "is no time"),
+        ("--shard-retry-max-failures=few", "is no number of tests"),
+        ("--shard-flaky=maybe", "is unknown: choose pass or fail"),
+    ],
+)
+def test_impossible_retries_are_refused(
+    pytester: pytest.Pytester, option: str, message: str
+) -> None:
+    with pytest.raises(pytest.UsageError, match=re.escape(option)) as refused:
+        settings_of(pytester, "--shards=2", "--shard-retries=1", option)
+
+    assert message in str(refused.value)
+
+
 def test_every_option_with_an_ini_name_was_given() -> None:
     options = set(OPTIONS) - set(CONTAINER_OPTIONS)
+    of_retries = {f"shard_retry_{name}" for name in ("only", "delay", "max_failures")}
 
-    assert {option for option, *_ in UNDERSTOOD} == {each.dest for each in options if each.ini}
+    assert {option for option, *_ in UNDERSTOOD} | of_retries | {"shard_flaky"} == {
+        each.dest for each in options if each.ini
+    }
 
 
 def test_an_empty_option_switches_off_what_the_ini_file_says(pytester: pytest.Pytester) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from .. import notices
+from ..explanations import explain
 
 #: How many runs are remembered.
 KEPT_RUNS: Final = 20
@@ -48,7 +49,11 @@ class Journal:
             case notices.TestStarted(attempt, position):
                 self.write("started", {**_from(attempt), "position": position})
             case notices.TestDone():
-                self._note_test(notice)
+                self._note_test("finished", notice)
+            case notices.TestTried(done):
+                self._note_test("tried", done)
+            case notices.NoOtherTry(text):
+                self.write("no other try", {"text": text})
             case notices.TestSlow(attempt, position, item, seconds, phase):
                 self.write(
                     "slow",
@@ -106,7 +111,7 @@ class Journal:
             case _:
                 pass
 
-    def _note_test(self, done: notices.TestDone) -> None:
+    def _note_test(self, event: str, done: notices.TestDone) -> None:
         fields: dict[str, Any] = {
             **_from(done.attempt),
             "position": done.position,
@@ -118,7 +123,13 @@ class Journal:
             fields["ending"] = done.blame.ending.kind.value
             fields["reason"] = done.blame.ending.reason
             fields["phase"] = done.blame.phase
-        self.write("finished", fields)
+        if event == "tried" or done.earlier:
+            fields["try"] = done.number
+        if event == "tried":
+            fields["message"] = explain(done.reports, done.blame)
+        if done.earlier:
+            fields["flaky"] = done.is_flaky
+        self.write(event, fields)
 
     def close(self) -> None:
         """Write what is left; idempotent."""

@@ -11,6 +11,8 @@ import pytest
 
 from .. import notices
 from ..advice import advice_for, as_lines
+from ..explanations import explain
+from ..ledger import FAILED
 from ..model import Attempt, EndingKind, Plan, Status
 
 #: How many tests that did not run are named; ``-v`` names all.
@@ -20,8 +22,6 @@ NAMED_TESTS: Final = 50
 LONGEST_PARTIAL_LINE: Final = 1 << 16
 #: Bytes of output that may wait to be shown.
 MOST_UNSHOWN: Final = 1 << 20
-
-_BAD: Final = (Status.FAILED, Status.ERROR)
 
 
 @dataclass(slots=True)
@@ -46,6 +46,7 @@ class Figures:
 
     shards: dict[int, ShardFigures] = field(default_factory=dict)
     statuses: dict[Status, int] = field(default_factory=dict)
+    flaky: int = 0
 
     def shard(self, number: int) -> ShardFigures:
         return self.shards.setdefault(number, ShardFigures(number))
@@ -59,7 +60,8 @@ class Figures:
             case notices.TestDone():
                 figures = self.shard(notice.attempt.shard)
                 figures.tests += 1
-                figures.failed += notice.status in _BAD
+                self.flaky += notice.is_flaky
+                figures.failed += notice.status in FAILED
                 figures.busy_seconds += notice.seconds
                 figures.last_end = now
                 if notice.seconds > figures.slowest_seconds:
@@ -68,6 +70,8 @@ class Figures:
                 # Told as not run as well, if that is what it is.
                 if notice.status is not Status.NOT_RUN:
                     self._count(notice.status)
+            case notices.TestTried(done):
+                self.shard(done.attempt.shard).busy_seconds += done.seconds
             case notices.TestNotRun():
                 self._count(Status.NOT_RUN)
             case _:
@@ -88,6 +92,7 @@ class ShardTerminal:
         self._problems: list[notices.Problem] = []
         self._leaks: list[notices.Leaked] = []
         self._not_run: list[notices.TestNotRun] = []
+        self._tried: list[tuple[notices.TestDone, list[list[pytest.TestReport]]]] = []
         self._collected = 0
         self._started = time.monotonic()
         self._figures = Figures()
@@ -109,6 +114,8 @@ class ShardTerminal:
                 self._problems.append(notice)
             case notices.TestNotRun():
                 self._not_run.append(notice)
+            case notices.NoOtherTry(text):
+                self._line(text, yellow=True)
             case notices.TestSlow():
                 self._line(f"[shard {notice.attempt.shard}] {describe_slow(notice)}", yellow=True)
             case notices.FoundLater(_, items):
@@ -209,7 +216,9 @@ class ShardTerminal:
 
     def _settle_output(self, notice: notices.Notice) -> None:
         match notice:
-            case notices.TestDone(attempt) if notice.blame is None:
+            case notices.TestDone(attempt) | notices.TestTried(notices.TestDone(attempt)) if (
+                _blame_of(notice) is None
+            ):
                 self._show_unshown(attempt, partial=True)
             case notices.AttemptEnded(attempt, ending) if ending.kind is EndingKind.COMPLETED:
                 self._show_unshown(attempt, partial=True)
@@ -220,6 +229,22 @@ class ShardTerminal:
                     self._unshown.pop(attempt, None)
             case _:
                 pass
+
+    def tried(self, done: notices.TestDone, reports: list[list[pytest.TestReport]]) -> None:
+        """Take in the reports of the tries before the last one of a test."""
+        if reports:
+            self._tried.append((done, reports))
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_report_teststatus(self, report: pytest.TestReport) -> Any:
+        if getattr(report, "shardrun_try", 0):
+            # Whatever it is, the test has not come to its end and is counted later.
+            again = str(report.outcome) == "rerun"
+            return "", "R" if again else "", ("RETRY", {"yellow": True}) if again else ""
+        is_flaky = getattr(report, "shardrun_flaky", False)
+        if is_flaky and report.when == "call" and report.passed and not hasattr(report, "wasxfail"):
+            return "flaky", "f", ("FLAKY", {"yellow": True})
+        return None
 
     def offer_replay(self, arguments: str) -> None:
         """Remember the options that a replay needs besides its name."""
@@ -241,11 +266,33 @@ class ShardTerminal:
     def pytest_terminal_summary(self) -> None:
         if self._reporter is None:
             return
+        self._summarise_tries()
         self._summarise_not_run()
         self._summarise_leaks()
         if self._verbosity >= 0 and self._figures.statuses:
             self._summarise_shards()
         self._offer_replays()
+
+    def _summarise_tries(self) -> None:
+        if not self._tried:
+            return
+        self._section("tests that were tried again", yellow=True)
+        for done, tries in self._tried:
+            if done.is_flaky and self._config.option.tbstyle not in ("no", "line"):
+                for number, reports in enumerate(tries, start=1):
+                    self._show_try(done, number, len(tries) + 1, reports)
+        for done, _ in self._tried:
+            for line in describe_tries(done):
+                self._line(line)
+
+    def _show_try(
+        self, done: notices.TestDone, number: int, tries: int, reports: list[pytest.TestReport]
+    ) -> None:
+        self._reporter.write_sep("_", f"{done.item.nodeid}: try {number} of {tries}", yellow=True)
+        for report in reports:
+            if str(report.outcome) == "rerun":
+                # Private, but nothing else shows captured output as --show-capture wants it.
+                self._reporter._outrep_summary(report)
 
     def _summarise_not_run(self) -> None:
         if not self._not_run:
@@ -275,7 +322,9 @@ class ShardTerminal:
             self._line(line)
         for line in conclusions(self._figures, wall, self._started):
             self._line(line)
-        self._line(describe_ledger(self._collected, self._figures.statuses))
+        ledger = describe_ledger(self._collected, self._figures.statuses)
+        flaky = self._figures.flaky
+        self._line(f"{ledger}; {flaky} of them flaky" if flaky else ledger)
 
     def _offer_replays(self) -> None:
         failed = [each for each in self._figures.shards.values() if each.failed]
@@ -364,6 +413,25 @@ def conclusions(figures: Figures, wall: float, started: float) -> list[str]:
             f"bottleneck: shard {ends[0].number} waited {waited:.1f}s for shard {last.number}, "
             f"whose longest test took {last.slowest_seconds:.1f}s ({last.slowest})"
         )
+    return lines
+
+
+def _blame_of(notice: notices.TestDone | notices.TestTried) -> notices.Blame | None:
+    return notice.done.blame if isinstance(notice, notices.TestTried) else notice.blame
+
+
+def describe_tries(done: notices.TestDone) -> list[str]:
+    """What came of each try of a test, in a line each."""
+    if not done.is_flaky:
+        lines = [f"FAILED {done.item.nodeid} in all of {len(done.earlier) + 1} tries"]
+    elif done.is_refused:
+        lines = [f"FLAKY {done.item.nodeid}: passed in try {done.number}, which is not enough"]
+    else:
+        lines = [f"FLAKY {done.item.nodeid}: {done.status.value} in try {done.number}"]
+    last = () if done.is_flaky else (done,)
+    for tried in (*done.earlier, *last):
+        message = explain(tried.reports, tried.blame).partition("\n")[0]
+        lines.append(f"  try {tried.number} ({tried.attempt}, {tried.seconds:.2f}s): {message}")
     return lines
 
 

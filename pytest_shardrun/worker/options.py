@@ -101,6 +101,33 @@ _OF_A_RUN: Final = (
         "(default) names them with the test, fail turns the run red",
     ),
     Option(
+        "--shard-retries",
+        "N",
+        "try each failed test up to N times more: in a fresh process after the rest, and alone "
+        "if it fails again (default: 0)",
+    ),
+    Option(
+        "--shard-retry-only",
+        "REGEX",
+        "try only tests again whose failure's message has this in it",
+    ),
+    Option(
+        "--shard-retry-delay",
+        "TIME",
+        "wait before a test is tried again; before each further try twice as long",
+    ),
+    Option(
+        "--shard-retry-max-failures",
+        "N|N%",
+        "try nothing again when more tests than this have failed (default: 10 or 10%%, "
+        "whichever is more)",
+    ),
+    Option(
+        "--shard-flaky",
+        "pass|fail",
+        "what a test is that failed and then passed (default: pass)",
+    ),
+    Option(
         "--shard-plan",
         None,
         "show which test goes to which shard, and run nothing",

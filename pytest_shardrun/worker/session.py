@@ -176,8 +176,9 @@ class ShardWorker:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
-        if session.config.option.maxfail and session.config.option.maxfail != 1:
-            # One failure is enough in any shard; to count more takes all of them.
+        if session.config.option.maxfail != 1 or self._launch["retries"]:
+            # One failure is enough in any shard; to count more takes all of them, and one that
+            # may be followed by another try is none yet.
             session.config.option.maxfail = 0
         if _is_interrupted(session):
             return True
