@@ -426,7 +426,7 @@ class Controller:
                     self._junit.add_shard_problem(shard or 1, text)
             case notices.CollectReported(attempt):
                 report = self._replay.collect_report(notice)
-                if report is not None and self._junit is not None:
+                if report is not None and not report.passed and self._junit is not None:
                     self._junit.add_collect_report(attempt.shard, report)
             case notices.Planned():
                 self._take_plan(notice)
@@ -482,7 +482,18 @@ class Controller:
         prefix = self._capture_prefix(done.attempt)
         if done.blame is not None and prefix is not None:
             captured = read_captured(prefix, done.blame.phase)
-        reports = self._replay.reports(done, captured, others_follow=others_follow)
+        try:
+            reports = self._replay.reports(done, captured, others_follow=others_follow)
+        except Exception as error:
+            if self._junit is not None and not others_follow:
+                reason = f"its reports could not be read: {error}"
+                self._junit.add_not_run(
+                    done.attempt.shard, done.position, done.item, reason, asked=False
+                )
+            if self._broken:
+                # What broke first is already told.
+                return
+            raise
         try:
             if not self._broken:
                 self._replay.test_done(done, reports)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Generator
 from types import SimpleNamespace
 from typing import Any
 
@@ -68,15 +69,37 @@ class Scheduler:
         raise NotImplementedError
 
 
+class Headings:
+    """Whether the text of a failure begins with its shard: only where the terminal shows it."""
+
+    def __init__(self) -> None:
+        self.shown = False
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_terminal_summary(self) -> Generator[None, Any, Any]:
+        self.shown = True
+        try:
+            return (yield)
+        finally:
+            self.shown = False
+
+
 class ReportNode:
     """What pytest's terminal reads from the ``node`` of a report."""
 
-    def __init__(self, attempt: Attempt, node: Node) -> None:
+    def __init__(self, attempt: Attempt, node: Node, headings: Headings) -> None:
         self.gateway = Gateway(f"shard {attempt.shard}")
         self.config = node.config
         self.workerinput = node.workerinput
+        self._headings = headings
+
+    def __repr__(self) -> str:
+        return f"<{self.gateway.id}>"
+
+    @property
+    def _workerinfocache(self) -> str:
         # pytest shows this above each failure, and would otherwise describe the interpreter.
-        self._workerinfocache = f"[shard {attempt.shard}]"
+        return f"[{self.gateway.id}]" if self._headings.shown else ""
 
 
 def worker_id(identity: ShardIdentity) -> str:

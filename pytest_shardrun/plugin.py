@@ -119,13 +119,14 @@ class _Remark:
 
 
 def _take_control(config: pytest.Config, *, switch_xdist_off: bool) -> None:
-    from . import precedence
     from .controller import Controller
+    from .precedence import OptionsOfXdist
+    from .precedence import switch_xdist_off as switch_off
     from .settings import choose, read_settings
     from .worker.xdist import stand_in_for_xdist
 
     if switch_xdist_off:
-        precedence.switch_xdist_off(config.option)
+        switch_off(config.option)
     settings = read_settings(config)
     executors = _offered(config.hook.pytest_shardrun_executors(config=config))
     choose("--shard-executor", settings.executor, list(executors))
@@ -136,6 +137,7 @@ def _take_control(config: pytest.Config, *, switch_xdist_off: bool) -> None:
         config, settings, executors[settings.executor], splitters[settings.split], _SYS_PATH
     )
     config.pluginmanager.register(controller, "shardrun-controller")
+    config.pluginmanager.register(OptionsOfXdist(settings.shards), "shardrun-options-of-xdist")
 
 
 def _offered(answers: list[Mapping[str, Any]]) -> dict[str, Any]:

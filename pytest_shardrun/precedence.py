@@ -76,10 +76,24 @@ def decide(config: pytest.Config) -> Decision:
 
 
 def switch_xdist_off(option: argparse.Namespace) -> None:
-    """Make pytest-xdist, and plugins that look at its options, see that it was not asked for."""
+    """Make pytest-xdist see that it was not asked for."""
     option.numprocesses = None
     option.dist = "no"
     option.tx = []
+
+
+class OptionsOfXdist:
+    """Makes plugins see the options that pytest-xdist would have, were the shards its workers."""
+
+    def __init__(self, shards: int) -> None:
+        self._shards = shards
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_configure(self, config: pytest.Config) -> None:
+        config.option.numprocesses = self._shards
+        config.option.dist = "load"
+        # With nowhere to start workers pytest-xdist itself does nothing.
+        config.option.tx = []
 
 
 def _given(config: pytest.Config) -> list[tuple[Place, argparse.Namespace]]:

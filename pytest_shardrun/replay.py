@@ -7,7 +7,6 @@ import sys
 import types
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 import pytest
@@ -16,22 +15,25 @@ from . import notices
 from .events import Reported, Warned
 from .explanations import explain
 from .model import Attempt
-from .nodes import Node, ReportNode, Scheduler
+from .nodes import Headings, Node, ReportNode, Scheduler
 from .reporting.stacks import shorten_stacks
 from .worker import wire
 
 _TERMINAL: Final = "terminalreporter"
 
 
-@dataclass(frozen=True)
-class DeselectedItem:
-    """Stands for an item that was deselected in a shard."""
+class CollectedNode:
+    """Stands for a node that a shard has collected; plugins may set attributes of it."""
 
-    nodeid: str
+    def __init__(self, nodeid: str) -> None:
+        self.nodeid = nodeid
 
     @property
     def name(self) -> str:
         return self.nodeid.rpartition("::")[2]
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.nodeid}>"
 
 
 class BlameRepr:
@@ -71,7 +73,10 @@ class Replay:
         self._config = config
         self._hook = config.hook
         self._collect_reports: set[str] = set()
+        self._nodes: dict[str, CollectedNode] = {}
         self._collection_warnings: set[tuple[Any, ...]] = set()
+        self._headings = Headings()
+        config.pluginmanager.register(self._headings, "shardrun-headings")
         self._node_by_attempt: dict[Attempt, Node] = {}
         self._report_nodes: dict[Attempt, ReportNode] = {}
         reporter = config.pluginmanager.get_plugin(_TERMINAL)
@@ -83,10 +88,10 @@ class Replay:
     def expect(self, attempt: Attempt, node: Node) -> None:
         """Reports of this attempt will come from this node."""
         self._node_by_attempt[attempt] = node
-        self._report_nodes[attempt] = ReportNode(attempt, node)
+        self._report_nodes[attempt] = ReportNode(attempt, node, self._headings)
 
     def collect_report(self, notice: notices.CollectReported) -> pytest.CollectReport | None:
-        """Replay a collector's failure or skip once, however many shards saw it."""
+        """Replay what became of a collector once, however many shards tell of it."""
         report = self._deserialise(notice.data)
         key = str(report.nodeid)
         if key in self._collect_reports:
@@ -99,7 +104,8 @@ class Replay:
     def deselected(self, nodeids: Sequence[str]) -> None:
         """Replay the deselection of tests."""
         if nodeids:
-            self._hook.pytest_deselected(items=[DeselectedItem(nodeid) for nodeid in nodeids])
+            items = [self._nodes.get(nodeid) or CollectedNode(nodeid) for nodeid in nodeids]
+            self._hook.pytest_deselected(items=items)
 
     def reports(
         self,
@@ -162,6 +168,7 @@ class Replay:
     def _deserialise(self, data: Any) -> Any:
         unpacked = wire.unpack(data)
         is_text = unpacked.pop("shardrun_text", False)
+        result = unpacked.pop("shardrun_result", ())
         report = self._hook.pytest_report_from_serializable(config=self._config, data=unpacked)
         if report is None:
             raise TypeError("no plugin can read a report that a shard sent")
@@ -169,10 +176,20 @@ class Replay:
         if context is not None and hasattr(report, "context"):
             # pytest takes the repr of these texts as if they were the values themselves.
             object.__setattr__(report.context, "kwargs", context["kwargs"])
+        if result:
+            report.result = [self._node(*each) for each in result]
         if is_text:
             # pytest's own colours.
             report.longrepr = TextRepr(report.longrepr, red=report.when == "collect")
         return report
+
+    def _node(self, nodeid: str, kind: str, is_item: bool, line: int | None) -> CollectedNode:
+        # Plugins tell the class by its name.
+        node: CollectedNode = type(kind, (CollectedNode,), {})(nodeid)
+        if is_item:
+            node.location = (nodeid.partition("::")[0], line, node.name)  # type: ignore[attr-defined]
+            self._nodes[nodeid] = node
+        return node
 
     def _report(self, attempt: Attempt, event: Reported) -> pytest.TestReport:
         return self._from_shard(attempt, self._deserialise(event.data))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pytest_shardrun import events
 from pytest_shardrun.events import BrokenStream, Event, read_event
 from pytest_shardrun.model import Attempt
-from pytest_shardrun.nodes import Node, ReportNode, worker_id
+from pytest_shardrun.nodes import Headings, Node, ReportNode, worker_id
 from pytest_shardrun.replay import warning_message
 from pytest_shardrun.worker import wire
 from pytest_shardrun.worker.identity import ShardIdentity
@@ -455,6 +455,7 @@ def test_a_node_has_what_plugins_look_for(pytester: pytest.Pytester) -> None:
     # Its absence is how plugins know that a worker has crashed.
     assert not hasattr(node, "workeroutput")
     assert len(node.nodemanager.specs) == 13
-    report_node = ReportNode(Attempt(2, 1), node)
+    headings = Headings()
+    report_node = ReportNode(Attempt(2, 1), node, headings)
     assert report_node.gateway.id == "shard 2"
     assert report_node.workerinput is node.workerinput

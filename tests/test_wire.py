@@ -4,6 +4,7 @@ import enum
 import json
 import math
 from collections import OrderedDict, namedtuple
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import pytest
@@ -164,7 +165,8 @@ def test_what_cannot_be_sent_becomes_its_text_and_is_named() -> None:
         "workeroutput",
     )
 
-    assert wire.unpack(packed) == {"a": ["a thing", 1], "b": {"c": ("a thing",)}, 3: "a thing"}
+    arrived = wire.unpack(packed)
+    assert [str(arrived["a"][0]), repr(arrived["b"]["c"][0]), f"{arrived[3]}"] == ["a thing"] * 3
     assert complaints == [
         ("workeroutput.a", thing),
         ("workeroutput.b.c", thing),
@@ -191,7 +193,7 @@ def test_what_has_no_text_either_is_named_all_the_same() -> None:
     packed = wire.pack({"a": Silent()}, lambda path, value: complaints.append(path))
 
     assert complaints == ["a"]
-    assert isinstance(packed["a"], str)
+    assert str(wire.unpack(packed)["a"]) == "<test_wire.Silent without a text>"
 
 
 @pytest.mark.parametrize(
@@ -219,3 +221,30 @@ def test_a_list_of_many_short_texts_is_sent_whole() -> None:
     names = [f"test_it.py::test_{number}" for number in range(5000)]
 
     assert wire.decode(wire.encode_within(names, 30_000)) == names
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda value: value.name,
+        lambda value: hasattr(value, "name"),
+        lambda value: value[0],
+        lambda value: value(),
+        lambda value: list(value),
+        lambda value: len(value),
+    ],
+)
+def test_who_relies_on_what_could_not_be_sent_is_told_so(use: Callable[[Any], object]) -> None:
+    packed = wire.pack({"a": Thing()}, lambda path, value: None, "report")
+
+    with pytest.raises(wire.LostValueError, match=r"^report\.a of type test_wire\.Thing could not"):
+        use(wire.unpack(packed)["a"])
+
+
+def test_what_could_not_be_sent_can_be_sent_on() -> None:
+    complaints: list[str] = []
+    lost = wire.unpack(wire.pack({"a": Thing()}, lambda path, value: None))
+
+    again = wire.unpack(wire.pack(lost, lambda path, value: complaints.append(path)))
+
+    assert (str(again["a"]), complaints) == ("a thing", ["a"])

@@ -60,7 +60,9 @@ class ShardWorker:
         self._finishing = False
         self._running: int | None = None
         self._collecting = ""
+        self._collectors: list[pytest.CollectReport] = []
         self._deselected: list[str] = []
+        self._has_refused = False
         self._workeroutput: dict[str, Any] = {}
         self._has_finished = False
         self._children = Children()
@@ -92,7 +94,17 @@ class ShardWorker:
         xdist.stand_in_for_xdist(config)
         config.pluginmanager.register(identity, "shardrun-identity")
         options.add_markers(config)
-        return (yield)
+        try:
+            return (yield)
+        except pytest.UsageError as error:
+            # A plugin refuses what it was asked for in a worker.
+            self._refuse(error)
+            raise
+
+    def _refuse(self, error: pytest.UsageError) -> None:
+        if not self._has_refused:
+            self._has_refused = True
+            self._send("usage_error", [str(each) for each in error.args])
 
     @pytest.hookimpl(trylast=True)
     def pytest_configure(self, config: pytest.Config) -> None:
@@ -150,7 +162,10 @@ class ShardWorker:
 
     @pytest.hookimpl
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        if not report.passed:
+        if report.passed:
+            # One shard is asked for them; all have the same.
+            self._collectors.append(report)
+        else:
             self._stream.put("collect_report", self._serialise(report))
         if str(report.nodeid) == self._collecting:
             self._tell_collecting("")
@@ -166,7 +181,7 @@ class ShardWorker:
             # A mark with an impossible value is refused like an impossible argument.
             digest = _digest(session.items)
         except pytest.UsageError as error:
-            self._send("usage_error", [str(each) for each in error.args])
+            self._refuse(error)
             raise
         self._send("collected", len(session.items), digest, session.testsfailed)
         if not _is_interrupted(session):
@@ -223,6 +238,10 @@ class ShardWorker:
                 self._queue.extend(positions)
                 self._more = more
             case ["list"]:
+                for report in self._collectors:
+                    data = self._serialise(report)
+                    data["shardrun_result"] = [_describe_node(node) for node in report.result]
+                    self._stream.put("collect_report", data)
                 self._send("collection", _describe_collection(self._session), *self._extras())
             case ["finish"]:
                 self._finishing = True
@@ -390,6 +409,11 @@ def _describe_collection(session: pytest.Session) -> list[Any]:
             [str(item.nodeid), file, line, domain, group, serial, list(limits.limits_of(item))]
         )
     return described
+
+
+def _describe_node(node: pytest.Item | pytest.Collector) -> list[Any]:
+    line = node.location[1] if isinstance(node, pytest.Item) else None
+    return [str(node.nodeid), type(node).__name__, isinstance(node, pytest.Item), line]
 
 
 def _describe_python() -> dict[str, Any]:

@@ -19,6 +19,15 @@ class QuietReporter:
     def __init__(self, reporter: Any) -> None:
         self._reporter = reporter
 
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        # Some plugins refuse to work beside any other class.
+        return self._reporter.__class__
+
+    def __dir__(self) -> list[str]:
+        # pluggy looks for hooks among these.
+        return list(vars(self))
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._reporter, name)
 
@@ -26,7 +35,7 @@ class QuietReporter:
 def silence(config: pytest.Config, output: IO[str], *, markup: bool, width: int) -> None:
     """Replace the terminal reporter, whichever plugin made it, by a quiet one; idempotent."""
     reporter = config.pluginmanager.get_plugin(NAME)
-    if reporter is None or isinstance(reporter, QuietReporter):
+    if reporter is None or type(reporter) is QuietReporter:
         return
     config.pluginmanager.unregister(reporter)
     writer = reporter._tw

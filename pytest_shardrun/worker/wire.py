@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 #: Raised when events or commands change their meaning; both sides must agree.
 PROTOCOL: Final = 1
@@ -24,6 +24,7 @@ _BYTES: Final = "b"
 _PAIRS: Final = "{}"
 _SET: Final = "set"
 _FROZEN_SET: Final = "frozenset"
+_LOST: Final = "lost"
 _TAG: Final = "$"
 
 _encode: Final = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
@@ -31,6 +32,52 @@ _encode: Final = json.JSONEncoder(separators=(",", ":"), check_circular=False).e
 _decode: Final = json.JSONDecoder().decode
 
 Complain = Callable[[str, object], None]
+
+
+class LostValueError(RuntimeError):
+    """Something relies on a value of which only the text came over the border."""
+
+
+class Lost:
+    """Stands for a value that could not be sent: it has a text, and refuses everything else."""
+
+    def __init__(self, text: str, place: str, kind: str) -> None:
+        self._text = text
+        self._place = place
+        self._kind = kind
+
+    def __str__(self) -> str:
+        return self._text
+
+    __repr__ = __str__
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if name.startswith("__"):
+            # Copying and the like ask for these and can do without.
+            raise AttributeError(name)
+        self._refuse()
+
+    def __iter__(self) -> NoReturn:
+        self._refuse()
+
+    def __len__(self) -> NoReturn:
+        self._refuse()
+
+    def __getitem__(self, key: object) -> NoReturn:
+        self._refuse()
+
+    def __call__(self, *args: object, **keywords: object) -> NoReturn:
+        self._refuse()
+
+    def __bool__(self) -> bool:
+        return True
+
+    def _refuse(self) -> NoReturn:
+        raise LostValueError(
+            f"{self._place or 'a value'} of type {self._kind} could not be sent between the "
+            "processes, and only its text is here: put there what is needed of it, as text, "
+            "numbers, lists or dictionaries"
+        )
 
 
 def encode(value: object) -> bytes:
@@ -71,7 +118,7 @@ def decode(line: bytes) -> Any:
 def pack(value: object, complain: Complain, path: str = "") -> Any:
     """The value as plain JSON that ``unpack`` turns back, tuples, bytes and odd keys included.
 
-    What JSON cannot hold becomes its ``str``; ``complain`` is then told where it was and the value.
+    What JSON cannot hold arrives as ``Lost``; ``complain`` is told where it was and the value.
     """
     if value is None or value is True or value is False:
         return value
@@ -103,12 +150,15 @@ def pack(value: object, complain: Complain, path: str = "") -> Any:
     if isinstance(value, (set, frozenset)):
         tag = _FROZEN_SET if isinstance(value, frozenset) else _SET
         return {_TAG: tag, "v": [pack(each, complain, path) for each in value]}
-    complain(path.lstrip("."), value)
+    place = path.lstrip(".")
+    complain(place, value)
+    name = f"{kind.__module__}.{kind.__qualname__}"
     try:
-        return str(value)
+        text = str(value)
     except Exception:
         # The user's own code; plain pytest need not have asked for the text.
-        return f"<{kind.__module__}.{kind.__qualname__} without a text>"
+        text = f"<{name} without a text>"
+    return {_TAG: _LOST, "v": [text, place, name]}
 
 
 def unpack(value: Any) -> Any:
@@ -131,4 +181,7 @@ def unpack(value: Any) -> Any:
         return frozenset(unpack(each) for each in content)
     if tag == _BYTES:
         return base64.b64decode(content)
+    if tag == _LOST:
+        text, place, name = content
+        return Lost(str(text), str(place), str(name))
     raise ValueError(f"unknown tag {tag!r}")
