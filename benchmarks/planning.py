@@ -12,7 +12,7 @@ from typing import Final
 from pytest_shardrun.dispatch import Dispatcher
 from pytest_shardrun.ledger import Entry, Ledger
 from pytest_shardrun.model import Item, Plan, Status
-from pytest_shardrun.planning.durations import Durations
+from pytest_shardrun.planning.estimates import Durations
 from pytest_shardrun.planning.splitters import make_plan, split_by_duration
 
 SIZES: Final = (10_000, 50_000, 200_000)

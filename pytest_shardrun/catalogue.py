@@ -44,9 +44,10 @@ class Catalogue:
         found: dict[str, int] = {}
         positions: list[int] = []
         new: list[int] = []
-        if any(len(row) != 7 for row in rows):
+        if any(len(row) != 8 for row in rows):
             raise BrokenStream("rows of another shape")
-        for nodeid, file, line, domain, group, serial, (timeout, foreign_timeout) in rows:
+        for nodeid, file, line, domain, group, serial, limits, scope in rows:
+            timeout, foreign_timeout = limits
             occurrence = found.get(nodeid, 0)
             found[nodeid] = occurrence + 1
             key = (nodeid, occurrence)
@@ -55,7 +56,9 @@ class Catalogue:
                 position = self._known[key] = len(self._items)
                 location = (file, line, domain)
                 self._items.append(
-                    Item(nodeid, location, occurrence, group, serial, timeout, foreign_timeout)
+                    Item(
+                        nodeid, location, occurrence, group, serial, timeout, foreign_timeout, scope
+                    )
                 )
                 new.append(position)
             positions.append(position)

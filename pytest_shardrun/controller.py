@@ -26,7 +26,6 @@ from .executors.memory import room_for_attempts
 from .lifecycle import after_stop
 from .model import Attempt, Item, Plan
 from .nodes import Node
-from .planning.durations import Durations, read_durations, update_durations
 from .planning.splitters import Splitter, make_plan
 from .replay import Replay
 from .reporting.journal import Journal, journal_directory
@@ -34,6 +33,7 @@ from .reporting.terminal import ShardTerminal
 from .run import Run
 from .settings import Settings
 from .supervisor import Supervisor
+from .timekeeping import Timekeeper
 from .worker import options, wire
 from .worker.identity import ShardIdentity
 from .worker.recorder import record_xml
@@ -67,7 +67,6 @@ class Controller:
         self._started = time.time()
         self._clock_started = time.monotonic()
         self._nodes: dict[Any, Node] = {}
-        self._measured: dict[str, float] = {}
         self._planned: notices.Planned | None = None
         self._refused: list[str] | None = None
         self._collection_errors = 0
@@ -147,6 +146,9 @@ class Controller:
     def _begin(self) -> None:
         self._open_journal()
         self._replay = Replay(self._config)
+        self._timekeeper = Timekeeper(
+            self._config, self._durations_file(), self._settings.durations, self._complain
+        )
         settings = self._settings
         executor = self._make_executor(self._run_id)
         self._open.callback(executor.close)
@@ -215,14 +217,10 @@ class Controller:
             self._complain(text)
 
     def _plan(self, items: Sequence[Item]) -> Plan:
-        file = self._durations_file()
-        durations = Durations()
-        if file is not None:
-            durations = read_durations(file, complain=self._complain)
         try:
             return make_plan(
                 items,
-                durations,
+                self._timekeeper.read(items),
                 shards=self._settings.shards,
                 splitter=self._splitter,
                 scope=self._settings.scope,
@@ -279,9 +277,9 @@ class Controller:
         return (yield)
 
     def _save(self) -> None:
-        file = self._durations_file() if self._measured else None
-        if file is not None:
-            update_durations(file, self._measured, complain=self._complain)
+        deselected = self._planned is not None and bool(self._planned.deselected)
+        deselected = deselected or bool(self._collection_errors)
+        self._timekeeper.save(self._run.items, deselected=deselected)
         if self._junit is not None:
             wall = time.monotonic() - self._clock_started
             self._junit.write(shard_seconds=self._shard_seconds(wall), wall_seconds=wall)
@@ -508,7 +506,7 @@ class Controller:
 
     def _keep_test(self, done: notices.TestDone, reports: Sequence[pytest.TestReport]) -> None:
         if done.blame is None and reports:
-            self._measured[done.item.nodeid] = done.seconds
+            self._timekeeper.note(done)
         if self._junit is not None and reports:
             attributes = {each.name: each.value for each in done.xml}
             self._junit.add_test(

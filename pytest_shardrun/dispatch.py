@@ -65,7 +65,9 @@ class Dispatcher:
                     shard.queue.append(Part(unit, unit.positions))
         #: Unsent tests that their own shard cannot run; whoever has them takes them over.
         self._orphans: Final = Queue()
-        self._takeover: Final = TakeOver(self._shards, self._orphans, steal=steal)
+        self._takeover: Final = TakeOver(
+            self._shards, self._orphans, steal=steal, measured=plan.measured
+        )
         self._stranded: Final[list[int]] = []
         self._serial: dict[int, None] = dict.fromkeys(plan.serial)
         #: The shard that has serial tests in flight, and then nothing but those.
@@ -132,10 +134,17 @@ class Dispatcher:
         asking.told_more = more
         return Batch(positions, more)
 
-    def finished(self, shard: int, position: int, seconds: float) -> None:
-        """This shard has run a test; KeyError if it was not in flight there."""
+    def finished(
+        self, shard: int, position: int, seconds: float, setup_seconds: float = 0.0
+    ) -> None:
+        """This shard has run a test; KeyError if it was not in flight there.
+
+        The seconds are its own, without those of fixtures that it shares with others.
+        """
         runner = self._shards[shard]
-        runner.settled(position)
+        unit = runner.settled(position)
+        if unit is not None and unit.setup_seconds is None:
+            self._takeover.learn(unit, setup_seconds)
         self._remaining -= 1
         if runner.mean_seconds is None:
             runner.mean_seconds = seconds

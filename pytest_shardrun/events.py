@@ -49,7 +49,7 @@ class Collected:
 @final
 @dataclass(frozen=True, slots=True)
 class Collection:
-    """The tests themselves, as rows of (node id, file, line, domain, group, serial, limits)."""
+    """The tests, as rows of (node id, file, line, domain, group, serial, limits, scope)."""
 
     rows: list[list[Any]]
     deselected: list[str]
@@ -90,8 +90,14 @@ class Reported:
 @final
 @dataclass(frozen=True, slots=True)
 class Finished:
+    """A test is over."""
+
     local: int
     seconds: float
+    #: Of these, in fixtures that other tests share.
+    shared_seconds: float = 0.0
+    #: Of these, in the setup of fixtures of the test's class, module or package.
+    setup_seconds: float = 0.0
 
 
 @final
@@ -233,6 +239,8 @@ def _event_of(content: list[Any], line: bytes) -> Event:
             return Finished(local, seconds)
         case ["child", int(pid)]:
             return ChildSeen(pid)
+        case ["finish", int(local), float(seconds), float(shared), float(setup)]:
+            return Finished(local, seconds, shared, setup)
         case ["collecting", str(nodeid)]:
             return Collecting(nodeid)
         case ["warning", local, dict(data), str(when), str(nodeid), location]:

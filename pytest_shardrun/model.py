@@ -44,6 +44,9 @@ class Item:
     timeout: float | None = None
     #: Seconds after which pytest-timeout means to end it.
     foreign_timeout: float | None = None
+    #: The widest of class, module and package that a fixture of this test has, or nothing: tests
+    #: of that scope set it up once for all of them that one process runs.
+    scope: str = ""
 
 
 @final
@@ -55,12 +58,20 @@ class Unit:
     expected_seconds: float
     #: A group is never taken apart; a module may be, when a shard runs dry.
     divisible: bool = True
+    #: What fixtures that its tests share take in each process that runs some of them; None where
+    #: there are such fixtures and nobody has measured them.
+    setup_seconds: float | None = 0.0
     #: What one of its tests is expected to take; never nothing, so that sums mean something.
     each_seconds: float = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         each = self.expected_seconds / max(len(self.positions), 1)
         object.__setattr__(self, "each_seconds", max(each, LEAST_SECONDS))
+
+    @property
+    def whole_seconds(self) -> float:
+        """What a shard that runs all of it is expected to take, with its fixtures."""
+        return self.expected_seconds + (self.setup_seconds or 0.0)
 
 
 @final
@@ -77,7 +88,7 @@ class ShardPlan:
 
     @property
     def expected_seconds(self) -> float:
-        return sum(unit.expected_seconds for unit in self.units)
+        return sum(unit.whole_seconds for unit in self.units)
 
 
 @final

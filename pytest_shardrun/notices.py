@@ -131,6 +131,10 @@ class TestDone:
     earlier: tuple[TestDone, ...] = ()
     #: It failed because the user wants no flaky tests, though this try did not.
     is_refused: bool = False
+    #: Of the seconds, those in fixtures that other tests share.
+    shared_seconds: float = 0.0
+    #: Of these, those in the setup of fixtures of the test's class, module or package.
+    setup_seconds: float = 0.0
     __test__ = False
 
     @property

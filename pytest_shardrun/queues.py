@@ -131,14 +131,15 @@ class Runner:
         self.in_flight[position] = unit
         self.expected_seconds += unit.each_seconds
 
-    def settled(self, position: int) -> None:
-        """This test is in flight no more; KeyError if it was not."""
+    def settled(self, position: int) -> Unit | None:
+        """The unit of a test that is in flight no more; KeyError if it was not."""
         unit = self.in_flight.pop(position)
         # What rounding leaves over must not outlive the tests.
         if not self.in_flight:
             self.expected_seconds = 0.0
         elif unit is not None:
             self.expected_seconds -= unit.each_seconds
+        return unit
 
     @property
     def has_process(self) -> bool:

@@ -330,10 +330,10 @@ class Run:
                     life.last_when = event.when
                     shard.test.watch.reported(now)
                     shard.test.reports.append(event)
-            case events.Finished(_, seconds):
+            case events.Finished():
                 if life.running is None:
                     raise events.BrokenStream("no test runs that could finish")
-                self._finish_test(shard, life, seconds, now)
+                self._finish_test(shard, life, event, now)
                 self._pump(shard)
                 self._pump_idle()
             case events.ChildSeen(pid):
@@ -404,13 +404,14 @@ class Run:
                 if life.escalation is None:
                     life.escalate(after_goodbye(now, self._policy.grace))
 
-    def _finish_test(self, shard: Shard, life: Life, seconds: float, now: float) -> None:
+    def _finish_test(self, shard: Shard, life: Life, finished: events.Finished, now: float) -> None:
         position = life.running
         assert position is not None
         assert self._dispatcher is not None
         life.finished += 1
-        done = shard.finished(self.items[position], seconds, self._tries.count(position) + 1)
-        self._dispatcher.finished(shard.number, position, seconds)
+        done = shard.finished(self.items[position], finished, self._tries.count(position) + 1)
+        own = finished.seconds - finished.shared_seconds
+        self._dispatcher.finished(shard.number, position, own, finished.setup_seconds)
         if done.reports:
             self._settle(done, now)
         elif done.number > 1:

@@ -6,6 +6,7 @@ import os
 import re
 import resource
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, final
 
 import pytest
@@ -31,6 +32,8 @@ class Settings:
     executor: str
     split: str
     scope: str
+    #: A file of durations that people share, besides pytest's cache.
+    durations: Path | None
     policy: Policy
     plan_only: bool
 
@@ -76,6 +79,7 @@ def read_settings(config: pytest.Config) -> Settings:
         executor=_given(config, "shard_executor") or "subprocess",
         split=_given(config, "shard_split") or "duration",
         scope=_choice(config, "shard_scope", SCOPES, "auto"),
+        durations=_durations_file(config),
         policy=policy,
         plan_only=bool(config.getoption("shard_plan")) or bool(_option(config, "collectonly")),
     )
@@ -87,6 +91,23 @@ def _given(config: pytest.Config, name: str) -> str:
     if value is None:
         value = config.getini(name)
     return str(value).strip() if value else ""
+
+
+def _durations_file(config: pytest.Config) -> Path | None:
+    """The file as the command line means it, or relative to the ini file that names it."""
+    name = "shard_durations"
+    given = _given(config, name)
+    if not given:
+        return None
+    home = config.invocation_params.dir
+    if config.getoption(name) is None:
+        home = config.rootpath if config.inipath is None else config.inipath.parent
+    path = Path(home, given)
+    if path.is_dir():
+        raise pytest.UsageError(
+            f"--shard-durations={path} is a directory: give a file, which need not exist yet"
+        )
+    return path
 
 
 def _option(config: pytest.Config, name: str) -> object:

@@ -9,6 +9,7 @@ from typing import Any
 from . import events
 from .catalogue import Collection
 from .deadlines import Watch
+from .events import Finished
 from .ledger import status_of
 from .lifecycle import Life, Phase
 from .model import Attempt, Ending, EndingKind, Item, Status
@@ -61,12 +62,13 @@ class Shard:
             times.append(self.test.watch.next_time())
         return min((time for time in times if time is not None), default=None)
 
-    def finished(self, item: Item, seconds: float, number: int) -> TestDone:
+    def finished(self, item: Item, finished: Finished, number: int) -> TestDone:
         """What came of the running test, which is over."""
         assert self.life is not None
         assert self.life.running is not None
         assert self.test is not None
-        return self._done(self.life, self.test, item, status_of(self.test.reports), seconds, number)
+        status = status_of(self.test.reports)
+        return self._done(self.life, self.test, item, status, finished, number)
 
     def blamed(
         self, life: Life, item: Item, ending: Ending, output: str, now: float, number: int
@@ -79,8 +81,8 @@ class Shard:
         status = failed_by_itself if failed_by_itself is Status.FAILED else fallback
         text = output if not life.trouble else f"{life.trouble}\n{output}"
         blame = Blame(ending, phase, text, life.broke_internally)
-        seconds = now - self.test.watch.started
-        return self._done(life, self.test, item, status, seconds, number, blame)
+        finished = Finished(0, now - self.test.watch.started)
+        return self._done(life, self.test, item, status, finished, number, blame)
 
     def _done(
         self,
@@ -88,7 +90,7 @@ class Shard:
         test: RunningTest,
         item: Item,
         status: Status,
-        seconds: float,
+        finished: Finished,
         number: int,
         blame: Blame | None = None,
     ) -> TestDone:
@@ -98,12 +100,14 @@ class Shard:
             life.running,
             item,
             status,
-            seconds,
+            finished.seconds,
             tuple(test.reports),
             tuple(test.warnings),
             tuple(test.xml),
             blame,
             number,
+            shared_seconds=finished.shared_seconds,
+            setup_seconds=finished.setup_seconds,
         )
         life.running = self.test = None
         return done

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Final, final
+
+from pytest_shardrun.model import LEAST_SECONDS, Unit
 
 from .queues import LEAST_AHEAD, Part, Queue, Runner, State, without
 
@@ -15,11 +18,22 @@ class TakeOver:
     Whole units first, halves of a unit where nothing else is left, and never a part of a group.
     """
 
-    def __init__(self, shards: Mapping[int, Runner], orphans: Queue, *, steal: bool) -> None:
+    def __init__(
+        self, shards: Mapping[int, Runner], orphans: Queue, *, steal: bool, measured: bool
+    ) -> None:
         self._shards: Final = shards
         #: Unsent tests that their own shard cannot run; whoever has them takes them over.
         self._orphans: Final = orphans
         self._steal: Final = steal
+        self._measured: Final = measured
+        #: By the identity of units whose setup the plan did not know.
+        self._setups: Final[dict[int, float]] = {}
+        #: Something was refused since its fixtures would take longer than it would help.
+        self._too_dear = False
+
+    def learn(self, unit: Unit, setup_seconds: float) -> None:
+        """The first test of this unit in a process has told what its fixtures take."""
+        self._setups[id(unit)] = max(setup_seconds, self._setups.get(id(unit), 0.0))
 
     def source(self, thief: Runner, revision: int) -> tuple[Queue, int] | None:
         """The queue from which this shard can take something, and how many tests at most.
@@ -28,6 +42,7 @@ class TakeOver:
         """
         if thief.dry_at == revision:
             return None
+        self._too_dear = False
         if self._offers(self._orphans, self._orphans.count, thief):
             return self._orphans, self._orphans.count
         if self._steal:
@@ -41,7 +56,9 @@ class TakeOver:
                 most = _spare(victim, thief)
                 if self._offers(victim.queue, most, thief):
                     return victim.queue, most
-        thief.dry_at = revision
+        # What is too dear may turn out to pay when more is known.
+        if not self._too_dear:
+            thief.dry_at = revision
         return None
 
     def take(self, thief: Runner, revision: int) -> bool:
@@ -90,7 +107,9 @@ class TakeOver:
         has_all = not thief.missing or thief.missing.isdisjoint(part.unsent)
         if part.unit.divisible:
             offered = part.unsent if has_all else without(part.unsent, thief.missing)
-            return offered[len(offered) // 2 if alone or part.begun else 0 :][-most:]
+            if alone or part.begun:
+                offered = self._end_of(queue, part, offered, thief)
+            return offered[-most:]
         if queue is not self._orphans:
             whole = has_all and not alone and not part.begun and len(part) <= most
             return part.unsent if whole else ()
@@ -103,6 +122,36 @@ class TakeOver:
             return ()
         # Nobody has the whole group: better in pieces than not at all.
         return without(part.unsent, thief.missing)
+
+    def _end_of(
+        self, queue: Queue, part: Part, offered: tuple[int, ...], thief: Runner
+    ) -> tuple[int, ...]:
+        """The end of a unit, so that whoever has the rest is done at the same time."""
+        setup = part.unit.setup_seconds
+        if setup is None:
+            setup = self._setups.get(id(part.unit))
+        if setup == 0:
+            return offered[len(offered) // 2 :]
+        if not part.begun or queue is self._orphans:
+            # Half of it here and half of it there would set up its fixtures twice.
+            return offered
+        if setup is None:
+            self._too_dear = True
+            return ()
+        pace = self._pace_of(queue, part, thief)
+        count = math.ceil((len(offered) - setup / pace) / 2)
+        if count <= 0:
+            self._too_dear = True
+            return ()
+        return offered[-count:]
+
+    def _pace_of(self, queue: Queue, part: Part, thief: Runner) -> float:
+        """What a test of this part takes, in seconds."""
+        if self._measured:
+            return part.unit.each_seconds
+        means = [shard.mean_seconds for shard in self._shards.values() if shard.queue is queue]
+        mean = means[0] if means and means[0] is not None else thief.mean_seconds
+        return part.unit.each_seconds if mean is None else max(mean, LEAST_SECONDS)
 
 
 def _spare(victim: Runner, thief: Runner) -> int:

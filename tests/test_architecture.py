@@ -29,6 +29,7 @@ ROWS: Final[dict[int, tuple[str, ...]]] = {
         "replay",
         "replaying",
         "reporting.",
+        "timekeeping",
     ),
     3: ("supervisor", "executors."),
     2: (
@@ -74,6 +75,8 @@ PURE: Final = (
     "dispatch",
     "ledger",
     "lifecycle",
+    "planning.estimates",
+    "planning.formats",
     "planning.scopes",
     "planning.splitters",
     "queues",

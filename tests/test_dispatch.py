@@ -218,6 +218,56 @@ def test_a_shard_with_nothing_at_all_leaves_a_worker_one_test() -> None:
     assert dispatch.next_batch(1) == Batch((0,), more=False)
 
 
+def sharing(*positions: int, seconds: float = 1.0, setup: float | None = None) -> Unit:
+    return Unit(positions, seconds * len(positions), setup_seconds=setup)
+
+
+def test_a_module_whose_fixtures_take_longer_than_its_rest_is_not_taken_apart() -> None:
+    dispatch = dispatcher([sharing(*range(8), setup=7.0)], [], joined=[1, 2], measured=True)
+
+    assert dispatch.next_batch(1) == Batch((0, 1), more=True)
+    # Six tests are left: to set the fixtures up again and to run three of them takes longer.
+    assert dispatch.next_batch(2) is None
+    assert not dispatch.may_finish(2)
+
+
+def test_a_part_of_a_module_is_taken_that_pays_for_its_fixtures() -> None:
+    dispatch = dispatcher([sharing(*range(10), setup=4.0)], [], joined=[1, 2], measured=True)
+
+    dispatch.next_batch(1)
+
+    # 4 s + 2 tests there, 6 tests here.
+    assert dispatch.next_batch(2) == Batch((8, 9), more=True)
+
+
+def test_a_begun_module_is_taken_apart_when_it_is_known_what_its_fixtures_take() -> None:
+    dispatch = dispatcher([sharing(*range(8), setup=None)], [], joined=[1, 2])
+
+    dispatch.next_batch(1)
+    before = dispatch.next_batch(2)
+    dispatch.finished(1, 0, 1.0, 0.0)
+
+    assert before is None
+    assert dispatch.next_batch(2) == Batch((5, 6), more=True)
+
+
+def test_what_fixtures_take_is_learned_while_they_are_in_use() -> None:
+    dispatch = dispatcher([sharing(*range(8), setup=None)], [], joined=[1, 2])
+
+    dispatch.next_batch(1)
+    dispatch.finished(1, 0, 0.01, 5.0)
+
+    assert dispatch.next_batch(2) is None
+
+
+def test_a_module_with_fixtures_that_was_not_begun_is_taken_whole() -> None:
+    dispatch = dispatcher([module(0, 1), sharing(2, 3, 4, setup=5.0)], [], joined=[1, 2])
+
+    dispatch.next_batch(1)
+
+    assert run_all(dispatch, 2) == [2, 3, 4]
+
+
 def test_what_was_sent_is_never_taken() -> None:
     dispatch = dispatcher([module(0, 1)], [], joined=[1, 2])
     dispatch.next_batch(1)
@@ -782,7 +832,12 @@ def plans(draw: st.DrawFn) -> Plan:
     ):
         seconds = draw(st.sampled_from([0.0, 0.01, 1.0, 7.5]))
         shards[draw(st.integers(0, len(shards) - 1))].append(
-            Unit(unit, seconds, divisible=draw(st.booleans()))
+            Unit(
+                unit,
+                seconds,
+                divisible=draw(st.booleans()),
+                setup_seconds=draw(st.sampled_from([0.0, 0.0, 0.5, 20.0, None])),
+            )
         )
     serial = range(count, count + draw(st.integers(0, 4)))
     return plan(*shards, serial=serial, measured=draw(st.booleans()))
@@ -923,7 +978,7 @@ class Run(RuleBasedStateMachine):
     def finish(self, shard: int, seconds: float) -> None:
         hand = self.workers[shard].hand
         position = hand.popleft()
-        self.dispatch.finished(shard, position, seconds)
+        self.dispatch.finished(shard, position, seconds, seconds if position % 3 else 0.0)
         self.open.remove(position)
         if hand:
             self.ask(shard)

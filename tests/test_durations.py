@@ -15,7 +15,8 @@ import pytest
 
 from pytest_shardrun.model import UNKNOWN_SECONDS
 from pytest_shardrun.planning import durations
-from pytest_shardrun.planning.durations import Durations, read_durations, update_durations
+from pytest_shardrun.planning.durations import read_durations, update_durations
+from pytest_shardrun.planning.estimates import Durations
 
 #: How long other processes may take before a test gives up on them.
 DEADLINE = 60
@@ -166,7 +167,7 @@ CORRUPT = {
     "no-object": b"[1, 2]",
     "no-durations": b'{"version": 1}',
     "durations-in-a-list": b'{"version": 1, "durations": [1]}',
-    "later-version": b'{"version": 2, "durations": {}}',
+    "later-version": b'{"version": 3, "durations": {}}',
     "something-else": b'{"name": "project"}',
     "truth": b'{"a.py::x": true}',
     "too-deep": b"[" * 200_000,

@@ -28,8 +28,8 @@ WORDS: Final[list[tuple[list[Any], Event]]] = [
     (["collect_report", {"a": [1]}], events.CollectReport({"a": [1]})),
     (["collected", 3, "0f", 1], events.Collected(3, "0f", 1)),
     (
-        ["collection", [["a", "a.py", None, "a", None, False]], ["b"], ["line"]],
-        events.Collection([["a", "a.py", None, "a", None, False]], ["b"], ["line"]),
+        ["collection", [["a", "a.py", None, "a", None, False, "class"]], ["b"], ["line"]],
+        events.Collection([["a", "a.py", None, "a", None, False, "class"]], ["b"], ["line"]),
     ),
     (["usage_error", ["no such file"]], events.UsageRefused(["no such file"])),
     (["start", 0], events.Started(0)),
@@ -43,6 +43,7 @@ WORDS: Final[list[tuple[list[Any], Event]]] = [
     ),
     (["finish", 4, 0.25], events.Finished(4, 0.25)),
     (["child", 4321], events.ChildSeen(4321)),
+    (["finish", 4, 0.25, 0.2, 0.1], events.Finished(4, 0.25, 0.2, 0.1)),
     (
         ["warning", None, {"message": "old"}, "collect", "", ["a.py", 1, "f"]],
         events.Warned(None, {"message": "old"}, "collect", "", ["a.py", 1, "f"]),

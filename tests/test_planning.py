@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_shardrun.model import Item, Plan, Unit
-from pytest_shardrun.planning.durations import Durations
+from pytest_shardrun.planning.estimates import Durations
 from pytest_shardrun.planning.scopes import (
     SCOPES,
     TOLERANCE,
@@ -32,9 +32,14 @@ from pytest_shardrun.planning.splitters import (
 
 
 def item(
-    nodeid: str, *, occurrence: int = 0, group: str | None = None, serial: bool = False
+    nodeid: str,
+    *,
+    occurrence: int = 0,
+    group: str | None = None,
+    serial: bool = False,
+    scope: str = "",
 ) -> Item:
-    return Item(nodeid, (module_of(nodeid), 0, nodeid), occurrence, group, serial)
+    return Item(nodeid, (module_of(nodeid), 0, nodeid), occurrence, group, serial, scope=scope)
 
 
 def plan_of(
@@ -199,6 +204,44 @@ def test_classes_stay_whole_in_a_module_that_is_cut() -> None:
     assert [{class_of(items[at].nodeid) for at in shard.positions} for shard in plan.shards] == [
         {f"test_a.py::Class{number}"} for number in range(4)
     ]
+
+
+def test_tests_without_shared_fixtures_are_cut_before_those_that_share_some() -> None:
+    seconds = suite(a=[1.0] * 6, b=[1.0] * 6, c=[1.0] * 6)
+    items = [item(nodeid, scope="" if nodeid < "b" else "module") for nodeid in seconds]
+
+    plan = plan_of(items, seconds, shards=2)
+
+    shares = [{module_of(nodeid) for nodeid in share} for share in nodeids_by_shard(plan, items)]
+    assert [shard.expected_seconds for shard in plan.shards] == [9.0, 9.0]
+    assert [sorted(share - {"a.py"}) for share in shares] == [["b.py"], ["c.py"]]
+
+
+def test_tests_share_the_fixtures_of_their_class_module_or_package() -> None:
+    nodeids = ["p/a.py::C::x", "p/a.py::C::y", "p/a.py::D::x", "p/b.py::x", "p/b.py::y"]
+
+    def parts(scope: str) -> list[list[str]]:
+        items = [item(nodeid, scope=scope) for nodeid in nodeids]
+        units = units_of(items, range(5), [1.0] * 5, scope="auto", shards=1)
+        return [[nodeids[position] for position in unit.positions] for unit in units]
+
+    assert parts("class") == [nodeids[:2], nodeids[2:3], nodeids[3:]]
+    assert parts("module") == parts("") == [nodeids[:3], nodeids[3:]]
+    assert parts("package") == [nodeids]
+
+
+def test_what_shared_fixtures_take_counts_once_for_each_part() -> None:
+    nodeids = [f"{name}.py::test_{number}" for name in "abc" for number in range(2)]
+    items = [item(nodeid, scope="module") for nodeid in nodeids]
+    durations = Durations(
+        dict.fromkeys(nodeids, 0.1), setups={"a.py": 4.0, "b.py": 2.0, "c.py": 2.0}
+    )
+
+    plan = make_plan(items, durations, shards=2, splitter=split_by_duration, scope="auto")
+
+    assert nodeids_by_shard(plan, items) == [nodeids[:2], nodeids[2:]]
+    assert [round(shard.expected_seconds, 3) for shard in plan.shards] == [4.2, 4.4]
+    assert [unit.setup_seconds for unit in plan.shards[1].units] == [2.0, 2.0]
 
 
 def test_few_tests_in_one_file_are_spread_over_all_shards() -> None:

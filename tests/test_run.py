@@ -32,7 +32,7 @@ from pytest_shardrun.model import (
     Status,
     Unit,
 )
-from pytest_shardrun.planning.durations import Durations
+from pytest_shardrun.planning.estimates import Durations
 from pytest_shardrun.planning.splitters import BUILT_IN, make_plan
 from pytest_shardrun.run import Run
 from pytest_shardrun.worker import wire
@@ -155,6 +155,7 @@ class Play:
                     None,
                     name in self._serial,
                     self._limits.get(name, [None, None]),
+                    "",
                 ]
                 for name in found
             ]
@@ -377,9 +378,9 @@ def test_the_plan_is_told_once_with_what_was_collected() -> None:
     play = Play("a", "b")
     play.start()
     rows: list[list[Any]] = [
-        ["a", "test_a.py", 3, "a", "g", False, [None, None]],
-        ["b", "test_b.py", None, "b", None, True, [None, 3.0]],
-        ["b", "test_b.py", None, "b", None, True, [None, 3.0]],
+        ["a", "test_a.py", 3, "a", "g", False, [None, None], "module"],
+        ["b", "test_b.py", None, "b", None, True, [None, 3.0], ""],
+        ["b", "test_b.py", None, "b", None, True, [None, 3.0], ""],
     ]
     play.hello(1)
     collected = events.Collected(3, "d", 0)
@@ -393,7 +394,7 @@ def test_the_plan_is_told_once_with_what_was_collected() -> None:
         Tell(
             notices.Planned(
                 (
-                    Item("a", ("test_a.py", 3, "a"), group="g"),
+                    Item("a", ("test_a.py", 3, "a"), group="g", scope="module"),
                     Item("b", ("test_b.py", None, "b"), serial=True, foreign_timeout=3.0),
                     Item(
                         "b",
@@ -1844,7 +1845,8 @@ class World:
 
     def row(self, nodeid: str) -> list[Any]:
         group = "g" if nodeid in self.grouped else None
-        return [nodeid, "", None, nodeid, group, nodeid in self.serial, [None, None]]
+        scope = "module" if nodeid.startswith("f0") else ""
+        return [nodeid, "", None, nodeid, group, nodeid in self.serial, [None, None], scope]
 
 
 class Worker:

@@ -174,6 +174,7 @@ def test_without_options_there_are_defaults(
         executor="subprocess",
         split="duration",
         scope="auto",
+        durations=None,
         policy=Policy(
             jobs=max(5, 4 * usable_cpus()),
             shard_timeout=None,
@@ -269,10 +270,26 @@ def test_impossible_retries_are_refused(
 def test_every_option_with_an_ini_name_was_given() -> None:
     options = set(OPTIONS) - set(CONTAINER_OPTIONS)
     of_retries = {f"shard_retry_{name}" for name in ("only", "delay", "max_failures")}
+    given = {option for option, *_ in UNDERSTOOD} | of_retries | {"shard_flaky", "shard_durations"}
 
-    assert {option for option, *_ in UNDERSTOOD} | of_retries | {"shard_flaky"} == {
-        each.dest for each in options if each.ini
-    }
+    assert given == {each.dest for each in options if each.ini}
+
+
+def test_a_file_of_durations_is_relative_to_who_names_it(pytester: pytest.Pytester) -> None:
+    inner = pytester.mkdir("inner")
+    pytester.makeini("[pytest]\nshard_durations = d.json\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(inner)
+
+        assert settings_of(pytester, "--shards=2").durations == pytester.path / "d.json"
+        given = settings_of(pytester, "--shards=2", "--shard-durations=d.json").durations
+        assert given == inner / "d.json"
+        assert settings_of(pytester, "--shards=2", "--shard-durations=").durations is None
+
+
+def test_a_directory_of_durations_is_refused(pytester: pytest.Pytester) -> None:
+    with pytest.raises(pytest.UsageError, match="is a directory: give a file"):
+        settings_of(pytester, "--shards=2", "--shard-durations=.")
 
 
 def test_an_empty_option_switches_off_what_the_ini_file_says(pytester: pytest.Pytester) -> None:

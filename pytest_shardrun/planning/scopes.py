@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from heapq import heapreplace
 from math import fsum
-from typing import Final
+from typing import Final, final
 
 from pytest_shardrun.model import Item, Unit
 
@@ -14,6 +15,27 @@ SCOPES: Final = ("auto", "test", "class", "module", "package", "group")
 
 #: Balance is good enough when the busiest shard is this close to what no plan can beat.
 TOLERANCE: Final = 1.02
+
+
+#: Shared fixtures that take less than this are not worth keeping their tests together.
+LEAST_SETUP: Final = 0.001
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Bundle:
+    """Tests that are to stay together, and what their shared fixtures take."""
+
+    positions: list[int]
+    #: None where it is not known, 0 where nothing is shared.
+    setup: float | None
+
+    def weight(self, seconds: Sequence[float]) -> float:
+        return _sum(self.positions, seconds) + (self.setup or 0.0)
+
+    def unit(self, seconds: Sequence[float], *, divisible: bool) -> Unit:
+        total = _sum(self.positions, seconds)
+        return Unit(tuple(self.positions), total, divisible, setup_seconds=self.setup)
 
 
 def module_of(nodeid: str) -> str:
@@ -49,6 +71,19 @@ def scope_key(item: Item, scope: str) -> str:
             raise ValueError(f"no scope {scope!r}: there are {', '.join(SCOPES)}")
 
 
+def setup_key(item: Item) -> str:
+    """The class, module or package whose fixtures the test shares, or nothing."""
+    match item.scope:
+        case "class":
+            return class_of(item.nodeid)
+        case "module":
+            return module_of(item.nodeid)
+        case "package":
+            return module_of(item.nodeid).rpartition("/")[0] or "."
+        case _:
+            return ""
+
+
 def units_of(
     items: Sequence[Item],
     positions: Sequence[int],
@@ -56,24 +91,32 @@ def units_of(
     *,
     scope: str,
     shards: int,
+    setups: Mapping[str, float] = {},
 ) -> list[Unit]:
     """The units of the tests at these positions, each unit in the order of the positions.
 
-    With the scope ``auto`` units are modules, and parts of modules where whole ones are too uneven.
+    With the scope ``auto`` tests stay together that share fixtures of their class, module or
+    package, and those of a module that share none. Where that is too uneven, the latter are cut
+    into parts, and the former only where that is not enough. `setups` are the seconds that shared
+    fixtures take, by `setup_key`.
     """
-    bundles: defaultdict[str, list[int]] = defaultdict(list)
+    bundles: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
     for position in positions:
-        bundles[scope_key(items[position], scope)].append(position)
-    groups: list[list[int]] = []
-    others: list[list[int]] = []
-    for bundle in bundles.values():
-        (others if items[bundle[0]].group is None else groups).append(bundle)
+        item = items[position]
+        shared = setup_key(item) if scope == "auto" and item.group is None else ""
+        bundles[shared, shared or scope_key(item, scope)].append(position)
+    groups: list[_Bundle] = []
+    others: list[_Bundle] = []
+    for (shared, _), members in bundles.items():
+        setup = setups.get(shared) if shared else 0.0
+        bundle = _Bundle(members, None if setup is None else setup * (setup >= LEAST_SETUP))
+        (others if items[members[0]].group is None else groups).append(bundle)
     if scope == "auto":
         others = _cut_where_uneven(others, groups, items, seconds, shards)
     divisible = scope in ("auto", "test", "group")
     return [
-        *(Unit(tuple(group), _sum(group, seconds), divisible=False) for group in groups),
-        *(Unit(tuple(other), _sum(other, seconds), divisible=divisible) for other in others),
+        *(group.unit(seconds, divisible=False) for group in groups),
+        *(other.unit(seconds, divisible=divisible) for other in others),
     ]
 
 
@@ -155,21 +198,22 @@ def _best_exchange(heavy: Sequence[float], light: Sequence[float]) -> tuple[int,
 
 
 def _cut_where_uneven(
-    modules: Sequence[list[int]],
-    groups: Sequence[list[int]],
+    bundles: Sequence[_Bundle],
+    groups: Sequence[_Bundle],
     items: Sequence[Item],
     seconds: Sequence[float],
     shards: int,
-) -> list[list[int]]:
-    """The modules, cut as little as it takes to spread them evenly and to give each shard work."""
-    fixed = [_sum(group, seconds) for group in groups]
-    loose = [seconds[position] for module in modules for position in module]
-    bound = max(max([*fixed, *loose], default=0.0), fsum([*fixed, *loose]) / shards)
+) -> list[_Bundle]:
+    """The bundles, cut as little as it takes to spread them evenly and to give each shard work."""
+    fixed = [group.weight(seconds) for group in groups]
+    loose = [seconds[position] for bundle in bundles for position in bundle.positions]
+    whole = [bundle.weight(seconds) for bundle in bundles]
+    bound = max(max([*fixed, *loose], default=0.0), fsum([*fixed, *whole]) / shards)
     needed = min(shards, len(fixed) + len(loose))
     last = None
-    tried: list[tuple[float, list[list[int]]]] = []
-    for pieces in _ever_finer(modules, items, seconds, bound):
-        weights = [*fixed, *(_sum(piece, seconds) for piece in pieces)]
+    tried: list[tuple[float, list[_Bundle]]] = []
+    for pieces in _ever_finer(bundles, items, seconds, bound):
+        weights = [*fixed, *(piece.weight(seconds) for piece in pieces)]
         if len(weights) < needed or len(weights) == last:
             continue
         last = len(weights)
@@ -183,16 +227,27 @@ def _cut_where_uneven(
 
 
 def _ever_finer(
-    modules: Sequence[list[int]], items: Sequence[Item], seconds: Sequence[float], bound: float
-) -> Iterator[list[list[int]]]:
-    """Ways to cut the modules, from whole ones to single tests."""
-    yield list(modules)
-    pieces = [run for module in modules for run in _runs(module, items, seconds, bound)]
+    bundles: Sequence[_Bundle], items: Sequence[Item], seconds: Sequence[float], bound: float
+) -> Iterator[list[_Bundle]]:
+    """Ways to cut the bundles, from whole ones to single tests; first those that share nothing."""
+    yield list(bundles)
+    sharing = [bundle for bundle in bundles if bundle.setup != 0]
+    if sharing and len(sharing) < len(bundles):
+        free = [bundle for bundle in bundles if bundle.setup == 0]
+        for pieces in _cuts(free, items, seconds, bound):
+            yield [*sharing, *pieces]
+    yield from _cuts(bundles, items, seconds, bound)
+
+
+def _cuts(
+    bundles: Sequence[_Bundle], items: Sequence[Item], seconds: Sequence[float], bound: float
+) -> Iterator[list[_Bundle]]:
+    pieces = [run for bundle in bundles for run in _runs(bundle, items, seconds, bound)]
     yield pieces
 
     # What fills a shard is well where it is; small runs of something else fill the gaps.
-    def usefulness(piece: list[int]) -> tuple[bool, float]:
-        weight = _sum(piece, seconds)
+    def usefulness(piece: _Bundle) -> tuple[bool, float]:
+        weight = piece.weight(seconds)
         return weight * TOLERANCE >= bound, -weight
 
     pieces = sorted(pieces, key=usefulness)
@@ -202,20 +257,20 @@ def _ever_finer(
         fine = [run for piece in pieces[:cut] for run in _runs(piece, items, seconds, small)]
         yield fine + pieces[cut:]
         cut *= 4
-    yield [[position] for module in modules for position in module]
+    yield [_Bundle([position], bundle.setup) for bundle in bundles for position in bundle.positions]
 
 
 def _runs(
-    positions: Sequence[int], items: Sequence[Item], seconds: Sequence[float], size: float
-) -> list[list[int]]:
+    bundle: _Bundle, items: Sequence[Item], seconds: Sequence[float], size: float
+) -> list[_Bundle]:
     """The tests in runs that take no longer than `size`, classes whole where they fit in.
 
-    A single test may take longer.
+    A single test may take longer; what the fixtures take is not looked at.
     """
-    if _sum(positions, seconds) <= size:
-        return [list(positions)]
+    if _sum(bundle.positions, seconds) <= size:
+        return [bundle]
     classes: defaultdict[str, list[int]] = defaultdict(list)
-    for position in positions:
+    for position in bundle.positions:
         classes[class_of(items[position].nodeid)].append(position)
     parts: list[list[int]] = []
     for name, members in classes.items():
@@ -233,7 +288,7 @@ def _runs(
             room = size * (1 + 1e-9)
         runs[-1].extend(part)
         room -= weight
-    return runs
+    return [_Bundle(run, bundle.setup) for run in runs]
 
 
 def _sum(indices: Sequence[int], values: Sequence[float]) -> float:

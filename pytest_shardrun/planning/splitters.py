@@ -13,7 +13,7 @@ from math import fsum
 from typing import Final, Protocol
 
 from pytest_shardrun.model import Item, Plan, ShardPlan, Unit
-from pytest_shardrun.planning.durations import Durations
+from pytest_shardrun.planning.estimates import Durations
 from pytest_shardrun.planning.scopes import module_of, scope_key, spread, units_of
 
 #: What pytest itself needs for a test, however short.
@@ -36,7 +36,7 @@ def split_by_duration(
     units: Sequence[Unit], items: Sequence[Item], shards: int, /
 ) -> list[list[Unit]]:
     """Equal expected seconds in every shard, as nearly as can be."""
-    shares = spread([unit.expected_seconds for unit in units], shards)
+    shares = spread([unit.whole_seconds for unit in units], shards)
     return [[units[index] for index in share] for share in shares]
 
 
@@ -56,7 +56,7 @@ def split_by_module(
     for unit in units:
         modules[module_of(items[unit.positions[0]].nodeid)].append(unit)
     together = list(modules.values())
-    shares = spread([fsum(unit.expected_seconds for unit in module) for module in together], shards)
+    shares = spread([fsum(unit.whole_seconds for unit in module) for module in together], shards)
     return [[unit for index in share for unit in together[index]] for share in shares]
 
 
@@ -106,7 +106,9 @@ def make_plan(
         units = units_of(ordered, parallel, [1.0] * len(items), scope=scope, shards=shards)
         units = [replace(unit, expected_seconds=_total(unit, seconds)) for unit in units]
     else:
-        units = units_of(ordered, parallel, seconds, scope=scope, shards=shards)
+        units = units_of(
+            ordered, parallel, seconds, scope=scope, shards=shards, setups=durations.setups
+        )
     shares = splitter(units, ordered, shards)
     _check(shares, parallel, ordered, shards)
 
@@ -151,20 +153,31 @@ def _rejoined(share: Sequence[Unit], items: Sequence[Item]) -> list[Unit]:
     Then they run in the order of collection, which pytest chose so that fixtures are set up least.
     """
     modules: defaultdict[str, list[Unit]] = defaultdict(list)
-    groups = [unit for unit in share if not unit.divisible]
+    others: list[Unit] = []
     for unit in share:
-        if unit.divisible:
-            modules[module_of(items[unit.positions[0]].nodeid)].append(unit)
+        names = {module_of(items[position].nodeid) for position in unit.positions}
+        if unit.divisible and len(names) == 1:
+            modules[names.pop()].append(unit)
+        else:
+            others.append(unit)
     return [
-        *groups,
+        *others,
         *(
             Unit(
                 tuple(position for part in parts for position in part.positions),
                 fsum(part.expected_seconds for part in parts),
+                setup_seconds=_setup_of(parts),
             )
             for parts in modules.values()
         ),
     ]
+
+
+def _setup_of(parts: Sequence[Unit]) -> float | None:
+    """What the fixtures of parts of a module take in a process, as far as is known."""
+    known = [part.setup_seconds for part in parts if part.setup_seconds is not None]
+    # Parts of one class or module share the fixtures; None stands only where nothing is known.
+    return max(known, default=0.0) or (None if len(known) < len(parts) else 0.0)
 
 
 def _in_collection_order(

@@ -54,6 +54,12 @@ _OF_A_RUN: Final = (
         "what stays together in one shard: auto (default), test, class, module, package or group",
     ),
     Option(
+        "--shard-durations",
+        "FILE",
+        "also read durations from this file and save them there, for a file that a team "
+        "commits; a .test_durations of pytest-split stays one (default: pytest's cache alone)",
+    ),
+    Option(
         "--shard-steal",
         "yes|no",
         "no: a shard that runs dry does not take over tests of another (default: yes)",

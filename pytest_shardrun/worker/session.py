@@ -16,6 +16,7 @@ import pytest
 
 from . import capturing, identity, limits, options, terminal, wire, xdist
 from .children import Children
+from .fixtures import SharedFixtures
 from .recorder import record_xml
 from .stream import Stream
 
@@ -55,6 +56,7 @@ class ShardWorker:
         basetemp = launch["basetemp"]
         self._scratch = Path(basetemp).parent if basetemp else None
         self._clock = time.perf_counter
+        self._fixtures = SharedFixtures()
         self._queue: deque[int] = deque()
         self._more = True
         self._finishing = False
@@ -109,6 +111,7 @@ class ShardWorker:
     @pytest.hookimpl(trylast=True)
     def pytest_configure(self, config: pytest.Config) -> None:
         self._output = terminal.open_output()
+        config.pluginmanager.register(self._fixtures, "shardrun-fixtures")
         self._silence()
         record_xml(config, self._record_xml)
 
@@ -242,7 +245,11 @@ class ShardWorker:
                     data = self._serialise(report)
                     data["shardrun_result"] = [_describe_node(node) for node in report.result]
                     self._stream.put("collect_report", data)
-                self._send("collection", _describe_collection(self._session), *self._extras())
+                self._send(
+                    "collection",
+                    _describe_collection(self._session, self._fixtures),
+                    *self._extras(),
+                )
             case ["finish"]:
                 self._finishing = True
             case ["stop"]:
@@ -269,11 +276,17 @@ class ShardWorker:
         item = self._session.items[position]
         self._running = position
         self._send("start", position)
+        self._fixtures.reset()
         started = self._clock()
         self._config.hook.pytest_runtest_protocol(item=item, nextitem=nextitem)
+        seconds = self._clock() - started
         for child in self._children.new():
             self._stream.put("child", child)
-        self._stream.put("finish", position, self._clock() - started)
+        if shared := self._fixtures.seconds:
+            setup = self._fixtures.setup_seconds
+            self._stream.put("finish", position, seconds, shared, setup)
+        else:
+            self._stream.put("finish", position, seconds)
         self._running = None
 
     @pytest.hookimpl
@@ -400,14 +413,14 @@ def _digest(items: list[pytest.Item]) -> str:
     return hashed.hexdigest()
 
 
-def _describe_collection(session: pytest.Session) -> list[Any]:
+def _describe_collection(session: pytest.Session, fixtures: SharedFixtures) -> list[Any]:
     described = []
     for item in session.items:
         group, serial = _marked(item)
         file, line, domain = item.location
-        described.append(
-            [str(item.nodeid), file, line, domain, group, serial, list(limits.limits_of(item))]
-        )
+        found = limits.limits_of(item)
+        scope = fixtures.scope_of(item)
+        described.append([str(item.nodeid), file, line, domain, group, serial, list(found), scope])
     return described
 
 
