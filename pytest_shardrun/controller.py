@@ -79,6 +79,7 @@ class Controller:
         self._internal_error = False
         self._journal: Journal | None = None
         self._junit: JUnitWriter | None = None
+        self._junit_error: OSError | None = None
         self._open = ExitStack()
 
     # Before the run
@@ -171,6 +172,7 @@ class Controller:
             self._terminal.show_output,
             self._wanted_stop,
             lambda: room_for_attempts(settings.policy.memory),
+            self._rest,
         )
         self._open.enter_context(self._supervisor.signals())
 
@@ -190,7 +192,7 @@ class Controller:
         if cache is None:
             return
         try:
-            self._journal = Journal(journal_directory(cache), self._run_id)
+            self._journal = Journal(journal_directory(cache), self._run_id, self._complain)
         except OSError as error:
             self._complain(f"the journal is not kept: {error}")
             return
@@ -282,7 +284,12 @@ class Controller:
         self._timekeeper.save(self._run.items, deselected=deselected)
         if self._junit is not None:
             wall = time.monotonic() - self._clock_started
-            self._junit.write(shard_seconds=self._shard_seconds(wall), wall_seconds=wall)
+            try:
+                self._junit.write(shard_seconds=self._shard_seconds(wall), wall_seconds=wall)
+            except OSError as error:
+                # Whoever reads the file must not take an older one for this run's.
+                self._internal_error = True
+                self._junit_error = error
 
     def _shard_seconds(self, wall: float) -> Mapping[int, float]:
         if self._planned is None:
@@ -291,9 +298,15 @@ class Controller:
 
     @pytest.hookimpl(trylast=True)
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        if self._junit is not None:
-            path = self._config.option.xmlpath
-            terminalreporter.write_sep("-", f"generated xml file: {os.path.abspath(path)}")
+        if self._junit is None:
+            return
+        path = os.path.abspath(self._config.option.xmlpath)
+        if self._junit_error is None:
+            terminalreporter.write_sep("-", f"generated xml file: {path}")
+        else:
+            terminalreporter.ensure_newline()
+            text = f"ERROR {path} could not be written: {self._junit_error}"
+            terminalreporter.write_line(text, red=True)
 
     # Attempts
 
@@ -404,15 +417,15 @@ class Controller:
     # Notices
 
     def _tell(self, notice: notices.Notice) -> None:
-        self._terminal.note(notice)
+        # What is kept comes first: nothing that others do with a notice may cost it its place.
         if self._journal is not None:
             self._journal.note(notice)
-        hook = self._config.hook
         match notice:
-            case notices.TestDone():
-                self._replay_test(notice)
-            case notices.TestTried(done):
-                self._replay_test(done, others_follow=True)
+            case notices.TestDone() if self._broken:
+                reports = self._reports(notice, others_follow=False)
+                self._keep(notice, reports, others_follow=False)
+            case notices.TestTried(done) if self._broken:
+                self._keep(done, self._reports(done, others_follow=True), others_follow=True)
             case notices.TestNotRun(position, item, shard, reason, asked):
                 self._red = self._red or not asked
                 if self._junit is not None:
@@ -422,6 +435,19 @@ class Controller:
                 self._internal_error = self._internal_error or internal
                 if self._junit is not None:
                     self._junit.add_shard_problem(shard or 1, text)
+            case _:
+                pass
+        if not self._broken:
+            self._terminal.note(notice)
+            self._pass_on(notice)
+
+    def _pass_on(self, notice: notices.Notice) -> None:
+        hook = self._config.hook
+        match notice:
+            case notices.TestDone():
+                self._replay_test(notice, others_follow=False)
+            case notices.TestTried(done):
+                self._replay_test(done, others_follow=True)
             case notices.CollectReported(attempt):
                 report = self._replay.collect_report(notice)
                 if report is not None and not report.passed and self._junit is not None:
@@ -458,9 +484,7 @@ class Controller:
                 self._remark(text)
             case notices.StopAskedByTest():
                 self._note_stop(notice)
-            case (
-                notices.TestStarted() | notices.TestSlow() | notices.NoOtherTry() | notices.Leaked()
-            ):
+            case _:
                 pass
 
     def _note_stop(self, asked: notices.StopAskedByTest) -> None:
@@ -473,36 +497,40 @@ class Controller:
         elif asked.kind == "stop":
             self._session.shouldstop = self._session.shouldstop or asked.reason
 
-    def _replay_test(self, done: notices.TestDone, *, others_follow: bool = False) -> None:
+    def _replay_test(self, done: notices.TestDone, *, others_follow: bool) -> None:
         if done.blame is not None and done.blame.internal:
             self._internal_error = True
+        reports = self._reports(done, others_follow=others_follow)
+        try:
+            self._replay.test_done(done, reports)
+        finally:
+            # After the hooks, in which plugins change reports, but also where one of them raises.
+            self._keep(done, reports, others_follow=others_follow)
+
+    def _reports(self, done: notices.TestDone, *, others_follow: bool) -> list[pytest.TestReport]:
         captured: list[tuple[str, str]] = []
         prefix = self._capture_prefix(done.attempt)
         if done.blame is not None and prefix is not None:
             captured = read_captured(prefix, done.blame.phase)
         try:
-            reports = self._replay.reports(done, captured, others_follow=others_follow)
+            return self._replay.reports(done, captured, others_follow=others_follow)
         except Exception as error:
             if self._junit is not None and not others_follow:
-                reason = f"its reports could not be read: {error}"
-                self._junit.add_not_run(
-                    done.attempt.shard, done.position, done.item, reason, asked=False
-                )
-            if self._broken:
-                # What broke first is already told.
-                return
-            raise
-        try:
+                reason = f"{done.status.value}, but its report cannot be read: {error!r}"
+                self._junit.add_unread(done.attempt.shard, done.position, done.item, reason)
             if not self._broken:
-                self._replay.test_done(done, reports)
-        finally:
-            # After the hooks, in which plugins change reports, but also where one of them raises.
-            if others_follow:
-                self._tried.setdefault(done.position, []).append(reports)
-            else:
-                tried = self._tried.pop(done.position, [])[: len(done.earlier)]
-                self._terminal.tried(done, tried)
-                self._keep_test(done, [*itertools.chain(*tried), *reports])
+                raise
+            return []
+
+    def _keep(
+        self, done: notices.TestDone, reports: list[pytest.TestReport], *, others_follow: bool
+    ) -> None:
+        if others_follow:
+            self._tried.setdefault(done.position, []).append(reports)
+        elif reports:
+            tried = self._tried.pop(done.position, [])[: len(done.earlier)]
+            self._terminal.tried(done, tried)
+            self._keep_test(done, [*itertools.chain(*tried), *reports])
 
     def _keep_test(self, done: notices.TestDone, reports: Sequence[pytest.TestReport]) -> None:
         if done.blame is None and reports:
@@ -569,6 +597,11 @@ class Controller:
         # From plugins and conftest files in this process; tests run elsewhere.
         if nodeid is None and self._junit is not None:
             self._junit.add_suite_property(1, name, value)
+
+    def _rest(self) -> None:
+        """There is nothing to do but wait, for a test that hangs perhaps."""
+        if self._journal is not None:
+            self._journal.flush()
 
     def _wanted_stop(self) -> Stop | None:
         """What -x, --maxfail or a plugin has set while reports were replayed."""

@@ -6,7 +6,7 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
@@ -105,6 +105,7 @@ class Supervisor:
         show_output: Callable[[Attempt, bytes], None],
         wanted_stop: Callable[[], Stop | None],
         room: Callable[[], int],
+        when_idle: Callable[[], None],
     ) -> None:
         self._run = run
         self._executor = executor
@@ -115,6 +116,7 @@ class Supervisor:
         #: How many more attempts the machine has memory for.
         self._memory_room = room
         self._measure_at = 0.0
+        self._when_idle = when_idle
         self._inbox: queue.SimpleQueue[_Message] = queue.SimpleQueue()
         self._room = threading.Semaphore(_ROOM)
         self._live: dict[Attempt, _Live] = {}
@@ -122,6 +124,7 @@ class Supervisor:
         #: Signals that have arrived and were not acted on.
         self._signals_waiting = 0
         self._looping = False
+        self._untold: list[Tell] = []
         #: When the run wants to know the time.
         self._due = 0.0
         #: The signal that a person or a system sent to end the run.
@@ -151,12 +154,15 @@ class Supervisor:
 
     def close(self) -> None:
         """Kill what still lives, wait for it and give everything back."""
+        # What a hook that raised has kept from being told.
+        untold, self._untold = self._untold, []
+        self._perform(untold)
         if not self._run.is_over and self._started:
             ending = Ending(EndingKind.STOPPED, "the controller ended")
             reason = ending.reason
             self.stop(Stop(reason, asked=False, escalate=lambda *_: at_once(ending, 0.0)))
             for attempt in self._run.attempts - self._live.keys():
-                # Its launch was never performed; nobody was told of it, or is told now.
+                # Its launch was never performed, and nobody was told of it.
                 self._run.not_launched(attempt, reason, time.monotonic())
             self.run_until(lambda: False)
         self._executor.close()
@@ -202,6 +208,8 @@ class Supervisor:
         wait = next_time - now
         # Any message may bring a new deadline; looking for it each time would take longer.
         self._due = min(next_time, now + BUSY_SECONDS)
+        if self._inbox.empty():
+            self._when_idle()
         try:
             # Bounded, because a wait without an end cannot be left by a signal on every platform.
             return self._inbox.get(timeout=max(0.0, min(wait, 60.0)))
@@ -246,18 +254,27 @@ class Supervisor:
         self._measure_at = now + MEASURE_SECONDS
         self._perform(self._run.measured(self._memory_room(), now))
 
-    def _perform(self, actions: list[Action]) -> None:
-        for action in actions:
-            match action:
-                case Tell(notice):
-                    self._tell(notice)
-                case Send(attempt, data):
+    def _perform(self, actions: Sequence[Action]) -> None:
+        for at, action in enumerate(actions):
+            try:
+                self._perform_one(action)
+            except BaseException:
+                rest = actions[at + 1 :]
+                self._untold += [each for each in rest if isinstance(each, Tell)]
+                raise
+
+    def _perform_one(self, action: Action) -> None:
+        match action:
+            case Tell(notice):
+                self._tell(notice)
+            case Send(attempt, data):
+                if attempt in self._live:
                     self._live[attempt].process.send(data)
-                case Launch():
-                    self._launch(action)
-                case End(attempt, step):
-                    if attempt in self._live:
-                        _take_step(self._live[attempt].process, step)
+            case Launch():
+                self._launch(action)
+            case End(attempt, step):
+                if attempt in self._live:
+                    _take_step(self._live[attempt].process, step)
 
     def _launch(self, launch: Launch) -> None:
         attempt = launch.attempt

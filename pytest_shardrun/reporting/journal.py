@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import time
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final
@@ -26,22 +28,44 @@ class JournalError(Exception):
 class Journal:
     """Writes one line of JSON for each event; ``docs/journal.md`` describes them."""
 
-    def __init__(self, directory: Path, run_id: str) -> None:
-        """Begin the file of this run; ``OSError`` where that is impossible."""
+    def __init__(
+        self, directory: Path, run_id: str, complain: Callable[[str], None] = warnings.warn
+    ) -> None:
+        """Begin the file of this run; ``OSError`` where that is impossible.
+
+        Where it cannot be continued later, on a full disk, it ends and `complain` is told.
+        """
+        self._complain = complain
         directory.mkdir(parents=True, exist_ok=True)
         self.path = directory / f"{run_id}.jsonl"
         self._file: IO[str] = self.path.open("x", encoding="utf-8", errors="backslashreplace")
         self._flushed = time.monotonic()
+        self._is_behind = False
         _forget_old(directory)
 
     def write(self, event: str, /, fields: dict[str, Any]) -> None:
         """Append an event with the time of this moment."""
+        if self._file.closed:
+            return
         line = json.dumps({"event": event, "time": round(time.time(), 4), **fields})
-        self._file.write(line + "\n")
-        now = time.monotonic()
-        if now - self._flushed > _FLUSH_SECONDS:
+        try:
+            self._file.write(line + "\n")
+        except OSError as error:
+            self._give_up(error)
+        self._is_behind = True
+        if time.monotonic() - self._flushed > _FLUSH_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Let others read what was written until now."""
+        if not self._is_behind or self._file.closed:
+            return
+        self._is_behind = False
+        self._flushed = time.monotonic()
+        try:
             self._file.flush()
-            self._flushed = now
+        except OSError as error:
+            self._give_up(error)
 
     def note(self, notice: notices.Notice) -> None:
         """Append what a run tells."""
@@ -133,7 +157,16 @@ class Journal:
 
     def close(self) -> None:
         """Write what is left; idempotent."""
-        self._file.close()
+        try:
+            self._file.close()
+        except OSError as error:
+            self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        self._complain(f"the journal ends early: {error}")
+        # It tries to write what is left once more, and is closed in any case.
+        with contextlib.suppress(OSError):
+            self._file.close()
 
 
 def _from(attempt: Any) -> dict[str, int]:

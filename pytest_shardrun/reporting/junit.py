@@ -148,12 +148,22 @@ class JUnitWriter:
         self, shard: int, position: int, item: Item, reason: str, *, asked: bool
     ) -> None:
         """Add a test that never ran; `asked` where the user wanted the run to stop (``-x``)."""
+        self._add_without_report(
+            shard, position, item, "skipped" if asked else "error", "not-run", reason
+        )
+
+    def add_unread(self, shard: int, position: int, item: Item, reason: str) -> None:
+        """Add a test that ran, but whose reports cannot be read."""
+        self._add_without_report(shard, position, item, "error", "unread", reason)
+
+    def _add_without_report(
+        self, shard: int, position: int, item: Item, tag: str, type_: str, reason: str
+    ) -> None:
         log = self._log(log_passing_tests=False)
         log.pytest_runtest_logreport(_stand_in(item))
         element = log.node_reporters_ordered[0].to_xml()
-        tag = "skipped" if asked else "error"
-        ET.SubElement(element, tag, type="not-run", message=reason)
-        verdict: _Verdict = "skipped" if asked else "errors"
+        ET.SubElement(element, tag, type=type_, message=reason)
+        verdict: _Verdict = "skipped" if tag == "skipped" else "errors"
         self._add(position, _Case(shard, verdict, _serialise(element, item.location)))
 
     def add_collect_report(self, shard: int, report: pytest.CollectReport) -> None:

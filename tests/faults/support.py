@@ -98,13 +98,14 @@ class Run:
     ) -> None:
         self.directory = directory
         self._marker = uuid.uuid4().hex
-        self._stdout = directory / "controller.stdout"
-        self._stderr = directory / "controller.stderr"
-        self._junit = directory / "junit.xml"
+        # Two runs may share the suite.
+        self._stdout = directory / f"{self._marker}.stdout"
+        self._stderr = directory / f"{self._marker}.stderr"
+        self._junit = directory / f"{self._marker}.xml"
         self._peak_memory = 0
         command = ["-m", "pytest", "-p", "pytest_shardrun.plugin", f"--junitxml={self._junit}"]
         command += ["--color=no", *([f"--shard-start={START}"] if START else []), *arguments]
-        (directory / _TEMPORARY).mkdir()
+        (directory / _TEMPORARY).mkdir(exist_ok=True)
         # Files, not pipes: what holds a pipe open must not be able to hang these tests.
         with self._stdout.open("wb") as out, self._stderr.open("wb") as err:
             self.popen = subprocess.Popen(

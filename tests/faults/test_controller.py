@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -45,8 +46,13 @@ UNFINISHED: Final = "not-run|skipped"
 
 @pytest.mark.parametrize(
     ("number", "whole_group"),
-    [(signal.SIGINT, True), (signal.SIGINT, False), (signal.SIGTERM, False)],
-    ids=["Ctrl-C", "SIGINT to the controller", "SIGTERM to the controller"],
+    [
+        (signal.SIGINT, True),
+        (signal.SIGINT, False),
+        (signal.SIGTERM, False),
+        (signal.SIGHUP, False),
+    ],
+    ids=["Ctrl-C", "SIGINT", "SIGTERM", "SIGHUP"],
 )
 def test_a_stopped_run_tears_down_closes_its_books_and_exits_with_2(
     tmp_path: Path, number: signal.Signals, *, whole_group: bool
@@ -229,18 +235,114 @@ def test_a_shard_that_is_killed_from_outside_is_replaced(tmp_path: Path) -> None
     assert "SIGKILL" in finished.case("test_waiting.py::test_waits").text
 
 
-def test_a_reader_that_has_seen_enough_does_not_hang_the_run(tmp_path: Path) -> None:
-    """``pytest --shards 2 -v | head -1``"""
-    write_suite(tmp_path, {"test_waiting.py": HEALTHY, "test_healthy.py": HEALTHY})
+#: A test that goes on when it is told, and one that comes after.
+HELD: Final = """
+    import pathlib, time
+
+    HERE = pathlib.Path(__file__).parent
+
+    def test_held():
+        (HERE / "waiting").touch()
+        deadline = time.monotonic() + 60
+        while not (HERE / "go-on").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+    def test_after():
+        pass
+"""
+HELD_NODEIDS: Final = {"test_held.py::test_held", "test_held.py::test_after", *HEALTHY_KINDS}
+
+
+def test_a_reader_that_has_seen_enough_ends_the_run_with_a_complete_file(tmp_path: Path) -> None:
+    """``pytest --shards 2 -v | head``"""
+    write_suite(tmp_path, {"test_held.py": HELD, "test_healthy.py": HEALTHY})
     reading, writing = os.pipe()
 
     with started(tmp_path, *TWO_SHARDS, "-v", stdout=writing) as going:
         os.close(writing)
-        with os.fdopen(reading, "rb", buffering=0) as stream:
-            first = stream.read(1)
-        going.finish(within=SOON)
+        going.wait_for("waiting")
+        os.close(reading)
+        (tmp_path / "go-on").touch()
+        finished = going.finish(within=SOON)
 
-    assert first
+    assert finished.code == 1, finished.describe()
+    assert finished.cases is not None, finished.describe()
+    assert finished.cases.keys() == HELD_NODEIDS, finished.describe()
+
+
+def test_a_terminal_that_is_closed_ends_the_run_with_a_complete_file(tmp_path: Path) -> None:
+    """The window is closed: SIGHUP, and nothing can be written any more."""
+    write_suite(tmp_path, {"test_waiting.py": WAITING, "test_healthy.py": HEALTHY})
+    outer, inner = os.openpty()
+    own_it = "import fcntl, termios; fcntl.ioctl(1, termios.TIOCSCTTY, 0)"
+
+    with started(tmp_path, *TWO_SHARDS, "-v", stdout=inner, prelude=own_it) as going:
+        os.close(inner)
+        going.wait_for("waiting")
+        os.close(outer)
+        finished = going.finish(within=SOON)
+
+    assert finished.code != 0, finished.describe()
+    assert finished.cases is not None, finished.describe()
+    assert finished.cases.keys() == {
+        *kinds_of("waiting", before="", waits="", after=""),
+        *HEALTHY_KINDS,
+    }
+    assert (tmp_path / "torn-down").exists()
+
+
+def test_sighup_is_ignored_where_whoever_started_the_run_ignored_it(tmp_path: Path) -> None:
+    """``nohup pytest --shards 2``"""
+    write_suite(tmp_path, {"test_held.py": HELD, "test_healthy.py": HEALTHY})
+    ignore = "signal.signal(signal.SIGHUP, signal.SIG_IGN)"
+
+    with started(tmp_path, *TWO_SHARDS, prelude=ignore) as going:
+        going.wait_for("waiting")
+        going.popen.send_signal(signal.SIGHUP)
+        (tmp_path / "go-on").touch()
+        finished = going.finish(within=SOON)
+
+    check_books(finished, code=0, kinds=dict.fromkeys(HELD_NODEIDS, "passed"))
+
+
+def test_two_runs_in_one_checkout_do_not_disturb_each_other(tmp_path: Path) -> None:
+    write_suite(tmp_path, {"test_held.py": HELD, "test_healthy.py": HEALTHY})
+
+    with started(tmp_path, *TWO_SHARDS) as first, started(tmp_path, *TWO_SHARDS) as second:
+        first.wait_for("waiting")
+        (tmp_path / "go-on").touch()
+        both = first.finish(within=SOON), second.finish(within=SOON)
+
+    for finished in both:
+        check_books(finished, code=0, kinds=dict.fromkeys(HELD_NODEIDS, "passed"))
+    journals = list(tmp_path.rglob("runs/*.jsonl"))
+    assert len(journals) == 2
+    assert all('"not run"' not in each.read_text(encoding="utf-8") for each in journals)
+
+
+def test_what_a_killed_controller_had_been_told_is_in_the_journal(tmp_path: Path) -> None:
+    write_suite(tmp_path, {"test_healthy.py": HEALTHY, "test_waiting.py": WAITING})
+
+    with started(tmp_path, *ONE_SHARD) as going:
+        going.wait_for("waiting")
+        journal = next(tmp_path.rglob("runs/*.jsonl"))
+        # The journal is half a second behind.
+        deadline = time.monotonic() + SOON
+        while "test_before" not in _finished_in(journal) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        going.popen.kill()
+        going.finish(within=5)
+
+    assert _finished_in(journal) == {"test_one", "test_two", "test_three", "test_before"}
+
+
+def _finished_in(journal: Path) -> set[str]:
+    events = []
+    for line in journal.read_text(encoding="utf-8").splitlines():
+        # The last line of a killed run may be cut short.
+        with contextlib.suppress(ValueError):
+            events.append(json.loads(line))
+    return {event["nodeid"].partition("::")[2] for event in events if event["event"] == "finished"}
 
 
 def test_x_does_not_wait_for_a_slow_test_in_another_shard(tmp_path: Path) -> None:
