@@ -24,7 +24,7 @@ from .events import Reported, Warned, XmlRecorded
 from .executors.base import Executor, LaunchError, LaunchOrder
 from .executors.memory import room_for_attempts
 from .lifecycle import after_stop
-from .model import Attempt, Item, Plan
+from .model import Attempt, HaltWhy, Item, Plan
 from .nodes import Node
 from .planning.splitters import Splitter, make_plan
 from .replay import Replay
@@ -484,6 +484,10 @@ class Controller:
                 self._remark(text)
             case notices.StopAskedByTest():
                 self._note_stop(notice)
+            case notices.Halted(why, reason):
+                if why is HaltWhy.FAIL:
+                    # As pytest itself does it for -x: exit code 1.
+                    self._session.shouldfail = self._session.shouldfail or reason
             case _:
                 pass
 

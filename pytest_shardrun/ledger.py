@@ -33,6 +33,7 @@ class Ledger:
 
     def __init__(self) -> None:
         self._entries: list[Entry | None] = []
+        self._sums: Counter[Status] = Counter()
 
     def open(self, count: int) -> None:
         """Expect ``count`` more tests."""
@@ -42,6 +43,7 @@ class Ledger:
         """Record the one final status of a test; a second one is an error of ours."""
         assert self._entries[position] is None, f"test {position} ended twice"
         self._entries[position] = entry
+        self._sums[entry.status] += 1
 
     def entry(self, position: int) -> Entry | None:
         """The end of a test, or None while it is open."""
@@ -53,7 +55,12 @@ class Ledger:
 
     def sums(self) -> Mapping[Status, int]:
         """How many tests ended with each status."""
-        return Counter(entry.status for entry in self._entries if entry is not None)
+        return self._sums
+
+    @property
+    def is_complete(self) -> bool:
+        """Every expected test has its status."""
+        return self._sums.total() == len(self._entries)
 
     def entries(self) -> Iterable[tuple[int, Entry]]:
         """Positions and ends of all closed tests."""

@@ -184,6 +184,37 @@ class Attempt:
 
 
 @final
+class HaltWhen(enum.Enum):
+    """What becomes of tests that run when a run ends early."""
+
+    #: They may end within the grace.
+    SOON = "soon"
+    #: They are interrupted.
+    NOW = "now"
+
+
+@final
+class HaltWhy(enum.Enum):
+    """What is counted to end a run early."""
+
+    FAIL = "fail"
+    SUCCESS = "success"
+    DONE = "done"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Halt:
+    """End the run when so many tests have come to such an end."""
+
+    when: HaltWhen
+    why: HaltWhy
+    amount: Amount
+    #: For people; ``{count}`` stands for how many it were.
+    reason: str
+
+
+@final
 class LeakPolicy(enum.Enum):
     """What becomes of processes that a shard left behind, besides being ended."""
 
@@ -250,6 +281,7 @@ class Policy:
     grace: float = 10.0
     restarts: int | None = None
     retries: Retries | None = None
+    halts: tuple[Halt, ...] = ()
     steal: bool = True
     leak: LeakPolicy = LeakPolicy.REPORT
     #: Bytes that a shard may use.

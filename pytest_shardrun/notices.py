@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias, final
 
 from .events import Reported, Warned, XmlRecorded
-from .model import Attempt, Ending, Item, Plan, Status
+from .model import Attempt, Ending, HaltWhy, Item, Plan, Status
 
 
 @final
@@ -155,6 +155,15 @@ class TestTried:
 
 @final
 @dataclass(frozen=True, slots=True)
+class Halted:
+    """The results so far end the run, as the user wanted."""
+
+    why: HaltWhy
+    reason: str
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class NoOtherTry:
     """Failed tests are not tried again, and why."""
 
@@ -171,6 +180,8 @@ class TestNotRun:
     reason: str
     #: The user asked to stop.
     asked: bool
+    #: What it was doing when it was stopped; empty where it had not begun.
+    phase: str = ""
     __test__ = False
 
 
@@ -254,6 +265,7 @@ Notice: TypeAlias = (
     | TestDone
     | TestTried
     | NoOtherTry
+    | Halted
     | TestNotRun
     | SeenOutsideTests
     | AttemptEnded

@@ -11,6 +11,7 @@ from .actions import Action, End, Launch, Send, Stop, Tell
 from .catalogue import Catalogue
 from .deadlines import Limit, Watch, limits_of, shard_limit
 from .dispatch import Dispatcher
+from .halting import may_fail, reached, stop_of
 from .ledger import Entry, Ledger
 from .lifecycle import (
     Escalation,
@@ -27,7 +28,7 @@ from .lifecycle import (
 )
 from .model import Attempt, Ending, EndingKind, Exit, Item, LeakPolicy, Plan, Policy, Status
 from .shards import RunningTest, Shard
-from .tries import Tries, concluded, plan_of
+from .tries import Tries, concluded, plan_of, plan_of_rest
 
 #: Nobody has measured how many attempts the machine has memory for.
 UNKNOWN_ROOM: Final = 1 << 30
@@ -59,6 +60,8 @@ class Run:
         self._waiting = deque([1] if plan_only else self._shards)
         self._actions: list[Action] = []
         self._catalogue = Catalogue()
+        #: Of all tests, and of the round that goes on.
+        self._first_plan: Plan | None = None
         self._plan: Plan | None = None
         self._dispatcher: Dispatcher | None = None
         self._doomed: dict[str, str] = {}
@@ -75,6 +78,11 @@ class Run:
         self._tries = Tries(policy.retries)
         #: When those that failed are tried again, if nothing else is left to do.
         self._round_due: float | None = None
+        self._is_retrying = False
+        #: The first plan is not done, and waits for the tests that are tried again.
+        self._is_paused = False
+        #: What tests were doing when they were stopped.
+        self._stopped_in: dict[int, str] = {}
         self.ledger = Ledger()
 
     # What happens
@@ -244,13 +252,14 @@ class Run:
             planned = self._planned_for.get(position, 0)
             if not number and planned and self._shards[planned].given_up:
                 number = planned
-            if self._stop is not None:
-                reason = self._stop.reason
-            else:
-                reason = self._why_stranded(number)
+            phase = self._stopped_in.get(position, "") if self._stop is not None else ""
+            reason = self._stop.reason if self._stop is not None else self._why_stranded(number)
+            if phase:
+                reason = f"stopped in its {phase}: {reason}"
             asked = self._stop is not None and self._stop.asked
             self.ledger.close(position, Entry(Status.NOT_RUN, number, reason))
-            told.append(notices.TestNotRun(position, self.items[position], number, reason, asked))
+            item = self.items[position]
+            told.append(notices.TestNotRun(position, item, number, reason, asked, phase))
         return told
 
     def _remember_homes(self) -> None:
@@ -415,7 +424,7 @@ class Run:
         if done.reports:
             self._settle(done, now)
         elif done.number > 1:
-            self._conclude_without_another(self._tries.take(position)[-1])
+            self._conclude_without_another(self._tries.last(position), now)
         else:
             reason = "its plugins reported nothing"
             self.ledger.close(position, Entry(done.status, shard.number, reason))
@@ -429,12 +438,15 @@ class Run:
         had_refused = bool(self._tries.refusal)
         if self._stop is None and self._tries.keep(done, len(self.items), now):
             self._tell(notices.TestTried(done))
+            if may_fail(self._policy.halts, self.ledger.sums(), len(self._tries), len(self.items)):
+                self._pause(now)
             return
         self._conclude(done)
         if self._tries.refusal and not had_refused:
             self._tell(notices.NoOtherTry(self._tries.refusal))
             for waiting in self._tries.last_tries():
                 self._conclude(waiting)
+        self._halt_if_reached(now)
 
     def _conclude(self, last: notices.TestDone) -> None:
         """This was the last try of a test."""
@@ -445,8 +457,51 @@ class Run:
         self.ledger.close(done.position, entry)
         self._tell(done)
 
-    def _conclude_without_another(self, last: notices.TestDone) -> None:
+    def _halt_if_reached(self, now: float) -> None:
+        """End the run where the results so far are enough and something is left to end."""
+        if self._stop is not None or self.ledger.is_complete:
+            return
+        sums = self.ledger.sums()
+        halt = reached(self._policy.halts, sums, len(self.items))
+        if halt is not None:
+            stop = stop_of(halt, sums)
+            self._tell(notices.Halted(halt.why, stop.reason))
+            self._stop_now(stop, now)
+
+    def _pause(self, now: float) -> None:
+        """Let the tests that run end and begin no others: first those that failed are tried again.
+
+        They decide whether the run goes on.
+        """
+        if self._is_retrying or self._is_paused:
+            return
+        assert self._dispatcher is not None
+        self._is_paused = True
+        self._waiting.clear()
+        self._remember_homes()
+        self._dispatcher.stop()
+        for shard in self._shards.values():
+            life = shard.life
+            if life is None or life.dismissed:
+                continue
+            life.dismissed = True
+            if life.phase in (Phase.STARTING, Phase.COLLECTING):
+                life.escalate(at_once(Ending(EndingKind.STOPPED, "not needed yet"), now))
+                self._take_due_steps(life, now)
+            else:
+                self._do(Send(life.attempt, events.STOP_COMMAND))
+
+    def _resume(self, now: float) -> None:
+        """Go on with the plan where it was left, in fresh processes."""
+        self._is_paused = self._is_retrying = False
+        left = self.ledger.open_positions()
+        if not left or self._first_plan is None:
+            return
+        self._begin(plan_of_rest(self._first_plan, frozenset(left)), now)
+
+    def _conclude_without_another(self, last: notices.TestDone, now: float) -> None:
         self._conclude(last)
+        self._halt_if_reached(now)
         self._tell(notices.NoOtherTry(f"{last.item.nodeid} could not be tried again"))
 
     def _plan_round(self, now: float) -> None:
@@ -454,9 +509,13 @@ class Run:
         if self._stop is not None or self._waiting or self._living():
             return
         for last in self._tries.unresolved():
-            self._conclude_without_another(last)
+            self._conclude_without_another(last, now)
+        if self._stop is not None:
+            return
         positions = self._tries.next_round()
         if not positions:
+            if self._is_paused:
+                self._resume(now)
             return
         self._round_due = self._tries.due(positions)
         if now >= self._round_due:
@@ -474,10 +533,17 @@ class Run:
             self._plan_round(now)
             return
         seconds = {position: self._tries.seconds(position) for position in positions}
-        self._plan = plan_of(positions, self.items, usable, seconds)
+        self._is_retrying = True
+        self._begin(plan_of(positions, self.items, usable, seconds), now)
+
+    def _begin(self, plan: Plan, now: float) -> None:
+        """Follow another plan, when everybody has left."""
         self._remember_homes()
-        self._dispatcher = Dispatcher(self._plan, steal=self._policy.steal)
-        chosen = [planned.number for planned in self._plan.shards if planned.units] or usable[:1]
+        self._plan = plan
+        self._dispatcher = Dispatcher(plan, steal=self._policy.steal)
+        usable = [shard.number for shard in self._shards.values() if not shard.given_up]
+        chosen = [shard.number for shard in plan.shards if shard.units and shard.number in usable]
+        chosen = chosen or usable[:1]
         for number in self._shards.keys() - set(chosen):
             self._dispatcher.left(number)
         self._waiting.extend(chosen)
@@ -514,7 +580,7 @@ class Run:
         items = self._catalogue.items
         self.ledger.open(len(new))
         if self._dispatcher is None:
-            plan = self._plan = self._planner(items)
+            plan = self._plan = self._first_plan = self._planner(items)
             self._dispatcher = Dispatcher(plan, steal=self._policy.steal)
             for other in self._shards.values():
                 if other.given_up:
@@ -701,7 +767,10 @@ class Run:
     ) -> int | None:
         """Settle the test that was running, if its process did not end on our request."""
         position = life.running
-        if position is None or ending.kind is EndingKind.STOPPED:
+        if position is None:
+            return None
+        if ending.kind is EndingKind.STOPPED:
+            self._stopped_in[position] = life.phase_of_test
             return None
         number = self._tries.count(position) + 1
         done = shard.blamed(life, self.items[position], ending, output, now, number)

@@ -12,7 +12,7 @@ from typing import Final, final
 import pytest
 
 from .cpus import usable_cpus
-from .model import MOST_RETRIED, Amount, LeakPolicy, Policy, Retries
+from .model import MOST_RETRIED, Amount, Halt, HaltWhen, HaltWhy, LeakPolicy, Policy, Retries
 from .planning.scopes import SCOPES
 from .worker.times import read_seconds
 
@@ -66,6 +66,7 @@ def read_settings(config: pytest.Config) -> Settings:
         run_timeout=_seconds(config, "shard_run_timeout"),
         grace=DEFAULT_GRACE if (grace := _seconds(config, "shard_grace")) is None else grace,
         retries=_retries(config),
+        halts=_halts(config),
         restarts=_count(restarts, "--shard-restarts", least=0) if restarts else None,
         steal=_choice(config, "shard_steal", ("yes", "no"), "yes") == "yes",
         memory=_bytes(config, "shard_memory"),
@@ -139,6 +140,32 @@ def _seconds(config: pytest.Config, name: str) -> float | None:
             "like 90s, 5m or 1h"
         )
     return seconds
+
+
+def _halts(config: pytest.Config) -> tuple[Halt, ...]:
+    """What ends the run early; -x and --maxfail are the oldest names for it."""
+    halts = []
+    most = _option(config, "maxfail")
+    if isinstance(most, int) and most > 0:
+        # In pytest's words, which sets the same limit itself.
+        reason = "stopping after {count} failures"
+        halts.append(Halt(HaltWhen.SOON, HaltWhy.FAIL, Amount(most), reason))
+    given = _given(config, "shard_halt")
+    if given in ("", "never"):
+        return tuple(halts)
+    match = re.fullmatch(r"(now|soon)\s*,\s*(fail|success|done)\s*=\s*(\S+)", given)
+    if match is None:
+        raise pytest.UsageError(
+            f"--shard-halt={given} is unknown: give never, or when and why, like soon,fail=1, "
+            "now,fail=10%, soon,done=80% or now,success=1"
+        )
+    why = HaltWhy(match[2])
+    what = {HaltWhy.FAIL: "failures", HaltWhy.SUCCESS: "successes", HaltWhy.DONE: "tests"}[why]
+    reason = f"stopping after {{count}} {what} (--shard-halt={given})"
+    amount = _amount(match[3], "--shard-halt")
+    if amount.value == 0:
+        raise pytest.UsageError(f"--shard-halt={given} would run nothing: give at least 1")
+    return (*halts, Halt(HaltWhen(match[1]), why, amount, reason))
 
 
 def _retries(config: pytest.Config) -> Retries | None:

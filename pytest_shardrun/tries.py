@@ -9,7 +9,7 @@ from typing import final
 
 from .explanations import explain
 from .ledger import FAILED
-from .model import Item, Plan, Retries, ShardPlan, Status, Unit
+from .model import UNKNOWN_SECONDS, Item, Plan, Retries, ShardPlan, Status, Unit
 from .notices import TestDone
 
 
@@ -102,6 +102,10 @@ class Tries:
         """When all of these may be tried again."""
         return max(self._pending[position].due for position in positions)
 
+    def last(self, position: int) -> TestDone:
+        """The last try of a waiting test."""
+        return self._pending[position].tries[-1]
+
     def home(self, position: int) -> int:
         """The shard of the last try."""
         return self._pending[position].tries[-1].attempt.shard
@@ -118,6 +122,25 @@ def concluded(done: TestDone, earlier: tuple[TestDone, ...], retries: Retries | 
     refused = retries is not None and retries.flaky_fails and done.status not in FAILED
     status = Status.FAILED if refused else done.status
     return replace(done, earlier=earlier, status=status, is_refused=refused)
+
+
+def plan_of_rest(plan: Plan, left: frozenset[int]) -> Plan:
+    """The plan without the tests that are not left any more; tests it does not know come first."""
+    shares = []
+    known = set(plan.serial)
+    for planned in plan.shards:
+        units = []
+        for unit in planned.units:
+            known.update(unit.positions)
+            positions = tuple(position for position in unit.positions if position in left)
+            if positions:
+                seconds = unit.expected_seconds * len(positions) / len(unit.positions)
+                units.append(replace(unit, positions=positions, expected_seconds=seconds))
+        shares.append(ShardPlan(planned.number, tuple(units)))
+    unknown = [Unit((position,), UNKNOWN_SECONDS) for position in sorted(left - known)]
+    shares[0] = replace(shares[0], units=(*unknown, *shares[0].units))
+    serial = tuple(position for position in plan.serial if position in left)
+    return replace(plan, shards=tuple(shares), serial=serial)
 
 
 def plan_of(

@@ -24,6 +24,9 @@ from pytest_shardrun.model import (
     Ending,
     EndingKind,
     Exit,
+    Halt,
+    HaltWhen,
+    HaltWhy,
     Item,
     Plan,
     Policy,
@@ -60,6 +63,7 @@ def policy(
     slow_every: float | None = None,
     restarts: int | None = None,
     retries: Retries | None = None,
+    halts: tuple[Halt, ...] = (),
     steal: bool = True,
 ) -> Policy:
     return Policy(
@@ -68,6 +72,7 @@ def policy(
         test_timeout=test_timeout,
         slow_every=slow_every,
         retries=retries,
+        halts=halts,
         shard_timeout=shard_timeout,
         run_timeout=run_timeout,
         grace=10.0,
@@ -265,6 +270,8 @@ class Play:
         match notice:
             case notices.TestTried(done):
                 return f"{self._notice(done)}, try {done.number}"
+            case notices.Halted():
+                return f"halted: {notice.why.value}, {notice.reason}"
             case notices.NoOtherTry(text):
                 return f"no other try: {text}"
             case notices.TestDone(_, _, item, status):
@@ -1541,6 +1548,136 @@ def test_a_test_that_a_fresh_process_does_not_collect_has_failed() -> None:
     assert play.closes() == []
 
 
+# Enough
+
+
+def halt(when: str, why: str, value: float, *, is_share: bool = False) -> Halt:
+    return Halt(
+        HaltWhen(when), HaltWhy(why), Amount(value, is_share), f"stopping after {{count}} {why}"
+    )
+
+
+def test_soon_lets_running_tests_end_and_begins_no_others() -> None:
+    play = begun("a b", "c d", policy=policy(halts=(halt("soon", "fail", 1),)))
+    play.starts(2, "c")
+
+    assert play.passes(1, "a", "failed") == [
+        "a failed",
+        "halted: fail, stopping after 1 fail",
+        "stop 1.1",
+        "stop 2.1",
+    ]
+    play.leaves(1)
+    play.reports(2, "c", "call")
+    assert play.finishes(2, "c") == ["c passed"]
+    play.leaves(2)
+    assert play.closes() == [
+        "b not run: 1, stopping after 1 fail, as asked",
+        "d not run: 2, stopping after 1 fail, as asked",
+    ]
+
+
+def test_now_interrupts_running_tests_and_names_them() -> None:
+    play = begun("a b", "c d", policy=policy(halts=(halt("now", "success", 1),)))
+    play.starts(2, "c")
+    play.reports(2, "c", "setup")
+
+    assert play.passes(1, "a") == [
+        "a passed",
+        "halted: success, stopping after 1 success",
+        "interrupt 1.1",
+        "interrupt 2.1",
+    ]
+    play.leaves(1)
+    play.tells(2, events.Interrupted("KeyboardInterrupt"))
+    play.leaves(2)
+    assert play.closes() == [
+        "b not run: 1, stopping after 1 success, as asked",
+        "c not run: 2, stopped in its call: stopping after 1 success, as asked",
+        "d not run: 2, stopping after 1 success, as asked",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "outcomes", "halts_after"),
+    [
+        (halt("soon", "fail", 2), "failed passed failed passed", 3),
+        (halt("soon", "fail", 0.5, is_share=True), "failed passed failed passed", 3),
+        (halt("soon", "fail", 0.3, is_share=True), "failed passed failed passed", 3),
+        (halt("soon", "fail", 0.1, is_share=True), "passed failed passed passed", 2),
+        (halt("soon", "success", 2), "failed passed failed passed", None),
+        (halt("soon", "success", 2), "passed failed passed failed", 3),
+        (halt("soon", "done", 0.5, is_share=True), "failed passed failed passed", 2),
+        (halt("soon", "done", 0.6, is_share=True), "failed passed failed passed", 3),
+        # What is reached with the last test stops nothing.
+        (halt("soon", "done", 1.0, is_share=True), "passed passed passed passed", None),
+        (halt("soon", "fail", 4), "failed failed failed failed", None),
+    ],
+)
+def test_numbers_and_shares_are_counted_as_they_come(
+    wanted: Halt, outcomes: str, halts_after: int | None
+) -> None:
+    play = begun("a b c d", policy=policy(halts=(wanted,)))
+    halted_after = None
+    for count, (name, outcome) in enumerate(zip("abcd", outcomes.split(), strict=True), start=1):
+        told = play.passes(1, name, outcome)
+        if any(text.startswith("halted") for text in told):
+            halted_after = count
+            break
+
+    assert halted_after == halts_after
+
+
+def test_where_a_failure_would_end_the_run_it_is_tried_again_at_once() -> None:
+    play = begun(
+        "a b c",
+        "d e f",
+        policy=policy(retries=Retries(1), halts=(halt("soon", "fail", 1),), steal=False),
+    )
+    play.starts(2, "d")
+
+    assert play.passes(1, "a", "failed") == ["a failed, try 1", "stop 1.1", "stop 2.1"]
+    assert play.leaves(1) == ["ended 1.1: completed"]
+    play.reports(2, "d", "call")
+    assert play.finishes(2, "d") == ["d passed"]
+    assert play.leaves(2) == ["ended 2.1: completed", "launch 1.2"]
+    assert play.collects(1) == ["run 1.2: a, the last"]
+    # It was not a failure after all: the rest goes on.
+    assert play.passes(1, "a") == ["a passed after 1, flaky", "finish 1.2"]
+    assert play.leaves(1) == ["ended 1.2: completed", "launch 1.3", "launch 2.2"]
+    assert play.collects(1) == ["run 1.3: b c, the last"]
+    assert play.collects(2) == ["run 2.2: e f, the last"]
+    play.passes(2, "e")
+    play.passes(2, "f")
+    play.leaves(2)
+    play.passes(1, "b")
+    # The second time it is.
+    assert play.passes(1, "c", "failed") == ["c failed, try 1", "stop 1.3"]
+    assert play.leaves(1) == ["ended 1.3: completed", "launch 1.4"]
+    play.collects(1)
+    assert play.passes(1, "c", "failed") == ["c failed after 1", "finish 1.4"]
+    play.leaves(1)
+    assert play.closes() == []
+
+
+def test_a_failure_that_stays_one_ends_the_run() -> None:
+    play = begun("a b c", policy=policy(retries=Retries(1), halts=(halt("soon", "fail", 1),)))
+    play.passes(1, "a", "failed")
+    play.leaves(1)
+    play.collects(1)
+
+    assert play.passes(1, "a", "failed") == [
+        "a failed after 1",
+        "halted: fail, stopping after 1 fail",
+        "stop 1.2",
+    ]
+    assert play.leaves(1) == ["ended 1.2: completed"]
+    assert play.closes() == [
+        "b not run: 1, stopping after 1 fail, as asked",
+        "c not run: 1, stopping after 1 fail, as asked",
+    ]
+
+
 # Limits of tests
 
 
@@ -1696,7 +1833,9 @@ def test_a_test_that_goes_on_after_the_first_failure_is_interrupted_then_killed(
     assert play.at(110.0) == ["interrupt 2.1"]
     assert play.at(120.0) == ["kill 2.1"]
     assert play.exits(2, KILLED) == ["ended 2.1: stopping after 1 failures"]
-    assert play.closes()[1] == "c not run: 2, stopping after 1 failures, as asked"
+    assert play.closes()[1] == (
+        "c not run: 2, stopped in its setup: stopping after 1 failures, as asked"
+    )
 
 
 def test_a_stop_ends_shards_that_still_collect_and_those_that_wait() -> None:
@@ -1731,7 +1870,7 @@ def test_a_shard_that_ctrl_c_interrupted_takes_its_leave() -> None:
 
     assert play.leaves(1) == ["ended 1.1: interrupted by SIGINT"]
     assert play.closes() == [
-        "a not run: 1, interrupted by SIGINT, as asked",
+        "a not run: 1, stopped in its setup: interrupted by SIGINT, as asked",
         "b not run: 1, interrupted by SIGINT, as asked",
     ]
 
@@ -2015,6 +2154,15 @@ class AnyHistory(RuleBasedStateMachine):
                 Retries(1, flaky_fails=True),
             ]
         ),
+        halts=st.sampled_from(
+            [
+                (),
+                (),
+                (halt("soon", "fail", 1),),
+                (halt("now", "fail", 2),),
+                (halt("soon", "done", 0.5, is_share=True), halt("now", "success", 3)),
+            ]
+        ),
         steal=st.booleans(),
         splitter=st.sampled_from(["duration", "count", "hash"]),
     )
@@ -2028,6 +2176,7 @@ class AnyHistory(RuleBasedStateMachine):
         test_timeout: float | None,
         restarts: int | None,
         retries: Retries | None,
+        halts: tuple[Halt, ...],
         steal: bool,
         splitter: str,
     ) -> None:
@@ -2040,6 +2189,7 @@ class AnyHistory(RuleBasedStateMachine):
             test_timeout=test_timeout,
             restarts=restarts,
             retries=retries,
+            halts=halts,
             steal=steal,
         )
         self.failed: Counter[str] = Counter()
@@ -2054,6 +2204,7 @@ class AnyHistory(RuleBasedStateMachine):
         self.ended: list[tuple[Attempt, Ending]] = []
         self.problems: list[str] = []
         self.was_doomed = False
+        self.was_halted = False
         self.has_left_in_order = False
         self.next_launch_fails = False
         self.next_is_deaf = False
@@ -2208,7 +2359,7 @@ class AnyHistory(RuleBasedStateMachine):
         files, tests = len(self.world.files), sum(map(len, self.world.files.values()))
         retries = self.policy.retries.count if self.policy.retries is not None else 0
         # Each try of a test may cost a process, and each round one for every shard.
-        most = self.shards * (files + 1) + tests + retries * tests * (1 + self.shards)
+        most = self.shards * (files + 1) + tests + 2 * retries * tests * (1 + self.shards)
         assert self.launches <= most, "attempts without end"
         self.was_doomed = self.was_doomed or bool(launch.doomed)
         if self.next_launch_fails:
@@ -2260,6 +2411,9 @@ class AnyHistory(RuleBasedStateMachine):
                 self.ended.append((attempt, ending))
             case notices.Problem(_, text):
                 self.problems.append(text)
+            case notices.Halted():
+                assert not self.was_halted
+                self.was_halted = True
             case _:
                 pass
 
@@ -2317,7 +2471,15 @@ class AnyHistory(RuleBasedStateMachine):
             # A death while collecting dooms a file for each shard once, and costs nothing.
             most = self.shards * (1 + len(self.world.files)) + restarts
             assert self.launches <= most
-        if self.is_harmless and not self.world.lacks:
+        if self.is_harmless and self.run.stopped is not None:
+            assert self.was_halted
+            assert all(
+                told == (0, 1)
+                for at in positions
+                if self.statuses[at] is Status.NOT_RUN
+                for told in [(self.done[at], self.not_run[at])]
+            )
+        if self.is_harmless and not self.world.lacks and self.run.stopped is None:
             assert self.problems == []
             wrong = {
                 self.run.items[at].nodeid

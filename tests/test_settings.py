@@ -7,7 +7,7 @@ from typing import Any, Final
 import pytest
 
 from pytest_shardrun.cpus import usable_cpus
-from pytest_shardrun.model import Amount, LeakPolicy, Policy, Retries
+from pytest_shardrun.model import Amount, Halt, HaltWhen, HaltWhy, LeakPolicy, Policy, Retries
 from pytest_shardrun.settings import Settings, choose, read_settings, wants_shards
 from pytest_shardrun.worker.options import CONTAINER_OPTIONS, OPTIONS
 
@@ -208,6 +208,20 @@ UNDERSTOOD: Final[list[tuple[str, str, str, object]]] = [
     ("shard_run_timeout", "1h", "run_timeout", 3600.0),
     ("shard_grace", "0", "grace", 0.0),
     ("shard_restarts", "0", "restarts", 0),
+    ("shard_halt", "never", "halts", ()),
+    (
+        "shard_halt",
+        "now,fail=10%",
+        "halts",
+        (
+            Halt(
+                HaltWhen.NOW,
+                HaltWhy.FAIL,
+                Amount(0.1, is_share=True),
+                "stopping after {count} failures (--shard-halt=now,fail=10%)",
+            ),
+        ),
+    ),
     ("shard_retries", "0", "retries", None),
     ("shard_retries", "3", "retries", Retries(3)),
 ]
@@ -265,6 +279,22 @@ def test_impossible_retries_are_refused(
         settings_of(pytester, "--shards=2", "--shard-retries=1", option)
 
     assert message in str(refused.value)
+
+
+@pytest.mark.parametrize(("option", "most"), [("-x", 1), ("--maxfail=3", 3)])
+def test_options_of_pytest_stand_for_a_halt(
+    pytester: pytest.Pytester, option: str, most: int
+) -> None:
+    settings = settings_of(pytester, "--shards=2", option)
+
+    (halt,) = settings.policy.halts
+    assert (halt.when, halt.why, halt.amount) == (HaltWhen.SOON, HaltWhy.FAIL, Amount(most))
+
+
+@pytest.mark.parametrize("given", ["soon", "later,fail=1", "now,fail", "now,fail=0", "now,fail=x"])
+def test_an_impossible_halt_is_refused(pytester: pytest.Pytester, given: str) -> None:
+    with pytest.raises(pytest.UsageError, match="--shard-halt"):
+        settings_of(pytester, "--shards=2", f"--shard-halt={given}")
 
 
 def test_every_option_with_an_ini_name_was_given() -> None:

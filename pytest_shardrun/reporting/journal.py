@@ -116,11 +116,19 @@ class Journal:
             case notices.AttemptEnded(attempt, ending, _, seconds):
                 fields = {"ending": ending.kind.value, "reason": ending.reason}
                 self.write("ended", {**_from(attempt), **fields, "seconds": round(seconds, 4)})
-            case notices.TestNotRun(position, item, shard, reason):
+            case notices.TestNotRun(position, item, shard, reason, _, phase):
                 self.write(
                     "not run",
-                    {"shard": shard, "position": position, "nodeid": item.nodeid, "reason": reason},
+                    {
+                        "shard": shard,
+                        "position": position,
+                        "nodeid": item.nodeid,
+                        "reason": reason,
+                        **({"phase": phase} if phase else {}),
+                    },
                 )
+            case notices.Halted(why, reason):
+                self.write("halted", {"why": why.value, "reason": reason})
             case notices.Leaked(attempt, pid, command, nodeid):
                 self.write(
                     "leak",

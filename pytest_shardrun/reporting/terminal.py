@@ -13,7 +13,7 @@ from .. import notices
 from ..advice import advice_for, as_lines
 from ..explanations import explain
 from ..ledger import FAILED
-from ..model import Attempt, EndingKind, Plan, Status
+from ..model import Attempt, EndingKind, HaltWhy, Plan, Status
 
 #: How many tests that did not run are named; ``-v`` names all.
 NAMED_TESTS: Final = 50
@@ -94,6 +94,8 @@ class ShardTerminal:
         self._not_run: list[notices.TestNotRun] = []
         self._tried: list[tuple[notices.TestDone, list[list[pytest.TestReport]]]] = []
         self._collected = 0
+        #: Why the run ended early although nothing has failed.
+        self._halted = ""
         self._started = time.monotonic()
         self._figures = Figures()
         self._replay_line = ""
@@ -114,6 +116,8 @@ class ShardTerminal:
                 self._problems.append(notice)
             case notices.TestNotRun():
                 self._not_run.append(notice)
+            case notices.Halted(why, reason) if why is not HaltWhy.FAIL:
+                self._halted = reason
             case notices.NoOtherTry(text):
                 self._line(text, yellow=True)
             case notices.TestSlow():
@@ -266,6 +270,8 @@ class ShardTerminal:
     def pytest_terminal_summary(self) -> None:
         if self._reporter is None:
             return
+        if self._halted:
+            self._reporter.write_sep("!", self._halted, yellow=True)
         self._summarise_tries()
         self._summarise_not_run()
         self._summarise_leaks()
@@ -301,7 +307,8 @@ class ShardTerminal:
         named = self._not_run if self._verbosity > 0 else self._not_run[:NAMED_TESTS]
         for each in named:
             shard = f"[shard {each.shard}] " if each.shard else ""
-            self._line(f"{shard}NOT RUN {each.item.nodeid} - {each.reason}")
+            word = "STOPPED" if each.phase else "NOT RUN"
+            self._line(f"{shard}{word} {each.item.nodeid} - {each.reason}")
         if len(named) < len(self._not_run):
             self._line(f"... and {len(self._not_run) - len(named)} more (-v names all)")
 

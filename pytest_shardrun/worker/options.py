@@ -107,6 +107,13 @@ _OF_A_RUN: Final = (
         "(default) names them with the test, fail turns the run red",
     ),
     Option(
+        "--shard-halt",
+        "never|WHEN,WHY",
+        "end the run early: soon (running tests may end) or now (they are interrupted), after so "
+        "many tests or such a share: soon,fail=1, now,fail=10%%, soon,done=80%%, now,success=1; "
+        "-x and --maxfail=N stand for soon,fail=N (default: never)",
+    ),
+    Option(
         "--shard-retries",
         "N",
         "try each failed test up to N times more: in a fresh process after the rest, and alone "
