@@ -69,14 +69,14 @@ class ContainerSettings:
     options: tuple[tuple[str, str], ...]
 
 
-def read_container_settings(config: pytest.Config, shards: int) -> tuple[ContainerSettings, ...]:
-    """The settings of each shard's container; ``pytest.UsageError`` names the option."""
+def read_container_settings(config: pytest.Config) -> ContainerSettings:
+    """The settings of a shard's container; ``pytest.UsageError`` names the option."""
     image, build = _text(config, "shard_image"), _text(config, "shard_build")
     if image and build:
         raise pytest.UsageError(
             f"--shard-image={image} and --shard-build={build} both say which image: leave out one"
         )
-    one = ContainerSettings(
+    return ContainerSettings(
         image=image or f"python:{sys.version_info.major}.{sys.version_info.minor}-slim",
         build=build,
         pull=_choice(config, "shard_pull", PULL, "missing"),
@@ -96,7 +96,6 @@ def read_container_settings(config: pytest.Config, shards: int) -> tuple[Contain
         user=_user(_text(config, "shard_user")),
         options=_docker_options(_texts(config, "shard_docker_opt")),
     )
-    return (one,) * shards
 
 
 def _text(config: pytest.Config, name: str) -> str:

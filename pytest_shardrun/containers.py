@@ -12,12 +12,11 @@ import pytest
 from .container_settings import read_container_settings
 from .executors.base import LaunchError
 from .executors.docker import DockerExecutor, find_project
-from .settings import read_settings
+from .reporting.sandbox import SandboxHints
 
 
 def make_executor(config: pytest.Config, run_id: str, sys_path: Sequence[str]) -> DockerExecutor:
     """The executor of this run; ``pytest.UsageError`` where its options cannot be."""
-    shards = read_settings(config).shards
     cache: Any = getattr(config, "cache", None)
     basetemp = config.getoption("basetemp", None)
     try:
@@ -34,10 +33,10 @@ def make_executor(config: pytest.Config, run_id: str, sys_path: Sequence[str]) -
     except LaunchError as error:
         raise pytest.UsageError(f"--shard-executor=docker: {error}") from error
 
-    def complain(text: str) -> None:
-        config.issue_config_time_warning(pytest.PytestWarning(f"shardrun: {text}"), 2)
-
-    return DockerExecutor(run_id, read_container_settings(config, shards), project, complain)
+    # The same for all shards; a matrix would have one for each.
+    settings = (read_container_settings(config),)
+    config.pluginmanager.register(SandboxHints(settings), "shardrun-sandbox")
+    return DockerExecutor(run_id, settings, project)
 
 
 def _paths(config: pytest.Config) -> list[Path]:

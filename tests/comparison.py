@@ -471,6 +471,8 @@ def cleaner(run: Run) -> Callable[[str], str]:
     patterns = (
         (re.compile(rf"{results}[^\s'\"]*"), "<temporary>"),
         (re.compile(re.escape(str(run.directory.parent))), "<parent>"),
+        # A container has the same packages elsewhere.
+        (re.compile(r"/[^\s'\"]*/(?:site|dist)-packages/"), "<packages>/"),
         (re.compile(r"0x[0-9a-fA-F]{4,}"), "0x…"),
         (re.compile(r"\b(pid[ =:]+)\d+"), r"\1…"),
         (re.compile(r"\b\d+\.\d+ ?s(econds)?\b"), "…s"),

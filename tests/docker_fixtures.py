@@ -12,7 +12,11 @@ from typing import Final
 import pytest
 
 from pytest_shardrun.executors.docker_client import Daemon, DaemonError
-from pytest_shardrun.executors.docker_sweep import RUN_LABEL
+from pytest_shardrun.executors.docker_sweep import (
+    RUN_LABEL,
+    left_over_containers,
+    left_over_volumes,
+)
 
 _SCRIPTS: Final = Path(__file__).parents[1] / "scripts"
 
@@ -48,16 +52,18 @@ def make_test_image(*arguments: str) -> str:
 
 @pytest.fixture
 def nothing_left(docker_daemon: Daemon) -> Iterator[None]:
-    """Check that a test leaves no container and no volume of ours that was not there before."""
-    before = ours(docker_daemon)
+    """Check that the runs of a test, which are over, have left no container and no volume."""
+    sweep(docker_daemon)
     yield
-    left = ours(docker_daemon) - before
-    for name in left:
-        docker_daemon.remove(name)
-    assert not left
+    assert not sweep(docker_daemon)
 
 
-def ours(daemon: Daemon) -> set[str]:
-    """The names of all containers and volumes that the plugin has made."""
-    containers = {each["Names"][0].lstrip("/") for each in daemon.containers(RUN_LABEL)}
-    return containers | {each["Name"] for each in daemon.volumes(RUN_LABEL)}
+def sweep(daemon: Daemon) -> list[str]:
+    """Remove what runs that are over have left; the names of it."""
+    containers = left_over_containers([*daemon.containers(RUN_LABEL)])
+    volumes = left_over_volumes([*daemon.volumes(RUN_LABEL)])
+    for name in containers:
+        daemon.remove(name)
+    for name in volumes:
+        daemon.remove_volume(name)
+    return [*containers, *volumes]

@@ -15,8 +15,7 @@ def _no_options_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def settings_of(pytester: pytest.Pytester, *arguments: str) -> ContainerSettings:
-    [settings] = read_container_settings(pytester.parseconfig(*arguments), 1)
-    return settings
+    return read_container_settings(pytester.parseconfig(*arguments))
 
 
 #: Option, what is given, the field and what is in it then.

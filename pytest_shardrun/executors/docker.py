@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -13,7 +14,15 @@ from pathlib import Path
 from typing import IO, Any, Final, final
 
 from ..container_settings import ContainerSettings
-from . import docker_images, docker_project, docker_sandbox, docker_sweep
+from ..worker import capturing
+from . import (
+    docker_images,
+    docker_project,
+    docker_sandbox,
+    docker_setup,
+    docker_sweep,
+    docker_volume,
+)
 from .base import LaunchError, LaunchOrder
 from .docker_client import Daemon, DaemonError, ignore_rules
 from .docker_container import Container, ContainerAttempt, Recipe
@@ -56,12 +65,14 @@ class DockerExecutor:
         run_id: str,
         settings: Sequence[ContainerSettings],
         project: Project,
-        complain: Callable[[str], None],
     ) -> None:
+        """``settings`` has one value for each shard, or one for all."""
         self._run_id = run_id
         self._settings = settings
         self._project = project
-        self._complain = complain
+        self._remarks = _Remarks()
+        self._say: Callable[[str], None] = _say_nothing
+        self._tree: docker_volume.Tree | None = None
         self._gate = threading.Semaphore(_MAKERS)
         self._containers: dict[int, Container] = {}
         self._all: list[Container] = []
@@ -73,6 +84,7 @@ class DockerExecutor:
 
     def prepare(self, say: Callable[[str], None]) -> None:
         """Find the daemon, sweep what others have left, get the image ready."""
+        self._say = say
         try:
             self._daemon = Daemon()
             self._abilities = docker_sandbox.read_abilities(
@@ -83,12 +95,13 @@ class DockerExecutor:
             threading.Thread(target=self._sweep, name="shardrun sweep", daemon=True).start()
             for each in self._settings:
                 if each not in self._images:
-                    self._images[each] = docker_images.make_ready(self._daemon, each, say)
+                    self._images[each] = self._make_ready(each, say)
+            self._fill_volumes()
         except DaemonError as error:
             raise LaunchError(str(error)) from error
         if self._abilities.ignored:
             flags = ", ".join(self._abilities.ignored)
-            self._complain(f"the Docker daemon ignores these limits on its machine: {flags}")
+            say(f"the Docker daemon takes no notice of these limits on its machine: {flags}")
 
     def start(self, order: LaunchOrder) -> ContainerAttempt:
         """Begin an attempt, in the shard's container or in a new one; returns at once."""
@@ -99,7 +112,7 @@ class DockerExecutor:
             container = Container(self._daemon, self._recipe(shard, number, launch))
             self._containers[shard] = container
             self._all.append(container)
-        settings = self._settings[shard - 1]
+        settings = self._settings_of(shard)
         launch["sys_path"] = list(self._project.sys_path)
         launch["package_path"] = LIBRARY
         wanted = self._wanted(shard, launch)
@@ -113,9 +126,55 @@ class DockerExecutor:
         end = time.monotonic() + _CLOSE_SECONDS
         for container in self._all:
             if not container.join(max(0.0, end - time.monotonic())):
-                self._complain("a container is left because the Docker daemon does not answer")
+                self._remarks.add(
+                    f"the container {container.name} is left, because the Docker daemon does not "
+                    "answer; the next run will remove it"
+                )
+        if self._tree is not None:
+            try:
+                self._tree.close()
+            except DaemonError as error:
+                self._remarks.add(f"the project's volume is left: {error}")
         if self._copy is not None:
             self._copy.close()
+        for remark in self._remarks.take():
+            self._say(remark)
+
+    def _fill_volumes(self) -> None:
+        settings, copy = self._settings[0], self._copy
+        assert copy is not None
+        if settings.code == "volume":
+            self._tree = docker_volume.Tree(
+                self._daemon, f"shardrun-{self._run_id}-code", self._project.roots, self._labels
+            )
+            owner = settings.user or (0, 0)
+            self._tree.fill(self._images[settings].image, copy.pieces(), owner)
+
+    def _make_ready(
+        self, settings: ContainerSettings, say: Callable[[str], None]
+    ) -> docker_images.Ready:
+        copy = self._copy
+        assert copy is not None
+        setup = docker_setup.Setup(
+            command=settings.setup,
+            name=f"shardrun-{self._run_id}-setup",
+            roots=self._project.roots,
+            directory=self._project.start,
+            # A setup installs things: it gets a network where tests do not.
+            network="bridge" if settings.network == "none" else settings.network,
+            environment=docker_sandbox.allowed_environment(os.environ, settings),
+            labels=self._labels,
+        )
+
+        def run_setup(image: str, repository: str, tag: str) -> None:
+            docker_setup.run_setup(
+                self._daemon, setup, copy.entries, copy.pieces(), image, repository, tag
+            )
+
+        return docker_images.make_ready(self._daemon, settings, run_setup, self._project.start, say)
+
+    def _settings_of(self, shard: int) -> ContainerSettings:
+        return self._settings[(shard - 1) % len(self._settings)]
 
     def _sweep(self) -> None:
         try:
@@ -128,14 +187,15 @@ class DockerExecutor:
             ):
                 self._daemon.remove_volume(found)
         except DaemonError as error:
-            self._complain(f"what earlier runs have left could not be removed: {error}")
+            self._remarks.add(f"what earlier runs have left could not be removed: {error}")
 
     def _recipe(self, shard: int, number: int, launch: dict[str, Any]) -> Recipe:
-        settings = self._settings[shard - 1]
+        settings = self._settings_of(shard)
         ready = self._images[settings]
         copy = self._copy
         assert copy is not None
-        directories = list(self._project.roots)
+        is_copied = settings.code == "copy"
+        directories = list(self._project.roots) if is_copied else []
         scratch = Path(launch["basetemp"]).parent if launch["basetemp"] else None
         if scratch is not None and not self._project.holds(scratch):
             directories.append(scratch)
@@ -145,8 +205,8 @@ class DockerExecutor:
                     settings,
                     self._abilities,
                     directories=directories,
-                    mounts=(),
-                    copied_bytes=copy.expected_bytes,
+                    mounts=self._mounts(settings),
+                    copied_bytes=copy.expected_bytes if is_copied else 0,
                 )
             )
         except DaemonError as error:
@@ -166,10 +226,18 @@ class DockerExecutor:
             name=f"shardrun-{self._run_id}-{shard}-{number}",
             options=options,
             image=ready.name,
-            archives=(_library, copy.pieces),
+            archives=(_library, copy.pieces) if is_copied else (_library,),
             gate=self._gate,
-            complain=self._complain,
+            remark=self._remarks.add,
         )
+
+    def _mounts(self, settings: ContainerSettings) -> list[dict[str, Any]]:
+        if settings.code == "bind":
+            return [
+                {"Type": "bind", "Source": str(root), "Target": str(root), "ReadOnly": True}
+                for root in self._project.roots
+            ]
+        return self._tree.mounts if self._tree is not None else []
 
     def _order(
         self,
@@ -186,6 +254,7 @@ class DockerExecutor:
             "environment": docker_sandbox.allowed_environment(order.environment, settings),
             "cwd": str(order.directory),
             "make": sorted(parents),
+            "scratch": str(Path(launch["basetemp"]).parent) if launch["basetemp"] else None,
             "files": wanted.files,
             "directories": wanted.directories,
             "roots": wanted.roots,
@@ -194,17 +263,35 @@ class DockerExecutor:
         }
 
     def _wanted(self, shard: int, launch: dict[str, Any]) -> Wanted:
-        settings = self._settings[shard - 1]
+        settings = self._settings_of(shard)
         project = self._project
         return Wanted(
-            files=(launch["log_file"],) if launch["log_file"] else (),
+            files=tuple(_scratch_files(launch)),
             directories=(launch["basetemp"],) if project.basetemp and launch["basetemp"] else (),
-            roots=tuple(map(str, project.roots)),
+            roots=() if settings.code == "bind" else tuple(map(str, project.roots)),
             write_back=settings.write_back,
             collect=settings.collect,
             collected=project.start / settings.collect_directory / f"shard-{shard}",
             start=project.start,
         )
+
+
+class _Remarks:
+    """What threads have to say when there is time for it, each thing once."""
+
+    def __init__(self) -> None:
+        self._texts: dict[str, None] = {}
+
+    def add(self, text: str) -> None:
+        self._texts[text] = None
+
+    def take(self) -> list[str]:
+        texts, self._texts = list(self._texts), {}
+        return texts
+
+
+def _say_nothing(text: str) -> None:
+    pass
 
 
 class _Copy:
@@ -225,10 +312,10 @@ class _Copy:
         try:
             rules = project.root / ".dockerignore"
             ignore = ignore_rules(rules)
-            self._entries = docker_project.find_entries(project, ignore)
+            self.entries = docker_project.find_entries(project, ignore)
         except OSError as error:
             raise LaunchError(f"the project could not be read: {error}") from error
-        self.expected_bytes = sum(entry.status.st_size + 4096 for entry in self._entries)
+        self.expected_bytes = sum(entry.status.st_size + 4096 for entry in self.entries)
         threading.Thread(target=self._make, name="shardrun copy", daemon=True).start()
 
     def pieces(self) -> Iterator[bytes]:
@@ -251,7 +338,7 @@ class _Copy:
     def _make(self) -> None:
         started = time.monotonic()
         try:
-            docker_project.write_archive(self._file, self._entries, self._owner)
+            docker_project.write_archive(self._file, self.entries, self._owner)
             self._size = self._file.tell()
         except (OSError, ValueError) as error:
             self._error = error
@@ -259,9 +346,17 @@ class _Copy:
             self._made.set()
         if time.monotonic() - started > _SLOW_COPY:
             self._say(
-                f"{self._project.root} is copied to the shards: {len(self._entries)} files, "
+                f"{self._project.root} is copied to the shards: {len(self.entries)} files, "
                 f"{self._size / 1e6:.0f} MB (.dockerignore can leave some out)"
             )
+
+
+def _scratch_files(launch: dict[str, Any]) -> Iterator[str]:
+    """What a worker writes for the controller to read."""
+    if launch["log_file"]:
+        yield launch["log_file"]
+    if launch["capture"]:
+        yield from (f"{launch['capture']}.{name}" for name in capturing.STREAMS)
 
 
 def _library() -> Iterable[bytes]:

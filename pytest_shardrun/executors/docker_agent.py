@@ -15,6 +15,7 @@ import json
 import os
 import resource
 import select
+import shlex
 import signal
 import stat
 import struct
@@ -30,8 +31,14 @@ LONGEST = 1 << 16
 SILENCE = 900.0
 #: How long the pipes of a worker that is gone are read: something may hold them open.
 DRAIN = 2.0
+#: How long processes have to notice that their worker is gone, as those of multiprocessing do.
+FOLLOW = 0.5
+#: Characters of a command line that are told.
+LONGEST_COMMAND = 300
 #: Bytes that may wait for the controller before the worker has to.
 ROOM = 1 << 20
+#: What a setup has put into the project, as a tar; in images that --shard-setup has made.
+KEPT = "/.shardrun-kept.tar"
 #: Directories in which nothing is a result.
 CACHES = ("__pycache__", ".pytest_cache", ".git", ".hypothesis", ".mypy_cache", ".ruff_cache")
 
@@ -69,14 +76,27 @@ class Agent:
         self._killed = False
         self._ooms = 0
         self._drained_by = 0.0
+        #: Until when what the worker has started may end by itself; 0 when that is over.
+        self._follow_by = 0.0
+        self._left = []  # type: List[Dict[str, Any]]
         self._stdin = -1
         self._stdin_pending = bytearray()
         self._pipes = {}  # type: Dict[int, bytes]
         self._since = 0
+        #: Files of the project that were changed and are not asked for.
+        self._stayed = []  # type: List[str]
 
     def serve(self) -> None:
         """Do what the controller says until it says quit or is gone."""
         self._send(b"h", _describe())
+        if os.path.exists(KEPT):
+            # Below what comes from the controller, which is newer.
+            with tarfile.open(KEPT) as archive:
+                try:
+                    _extract_all(archive)
+                except OSError:
+                    # The project is mounted and cannot be written.
+                    pass
         while True:
             self._turn()
             while True:
@@ -141,7 +161,9 @@ class Agent:
         if self._stdin_pending:
             writers.append(self._stdin)
         patience = 30.0
-        if self._pipes and self._status is not None:
+        if self._follow_by:
+            patience = 0.02
+        elif self._pipes and self._status is not None:
             patience = max(0.0, self._drained_by - time.monotonic())
         readable, writable, _ = select.select(readers, writers, [], patience)
         if self._in in readable:
@@ -205,19 +227,19 @@ class Agent:
 
     def _bring_home(self) -> None:
         """Send the files that the order asks for; whole, so that no frame comes in between."""
-        changed = []
+        changed = []  # type: List[str]
+        self._stayed = []
         for path in self._order.get("files", ()):
             if os.path.isfile(path):
                 self._send_file("file", path)
         for root in self._order.get("roots", ()):
-            changed += _changed_files(root, self._since)
+            changed += _changed_files(root, self._since, self._order["scratch"])
         self._since = _ticked_clock()
-        kept = 0
         for path in changed:
             if _matches(path, self._order["roots"], self._order["write_back"]):
                 self._send_file("back", path)
             else:
-                kept += 1
+                self._stayed.append(path)
         for path in _collected(self._order.get("collect", ()), self._order["cwd"]):
             self._send_file("collect", path)
         for directory in self._order.get("directories", ()):
@@ -251,6 +273,7 @@ class Agent:
         self._order = order
         self._status = None
         self._killed = False
+        self._left = []
         self._ooms = _out_of_memory_kills()
         their_stdin, self._stdin = os.pipe()
         stream, their_stream = os.pipe()
@@ -298,12 +321,25 @@ class Agent:
                 return
             if pid == self._worker and self._status is None:
                 self._status = status
-                self._drained_by = time.monotonic() + DRAIN
-                # Whatever it has started ends with it.
-                _kill_all(self._worker)
+                if status == 0:
+                    self._follow_by = time.monotonic() + FOLLOW
+                else:
+                    # It could not end what it had started: that is nobody's leak.
+                    self._end_the_rest()
+
+    def _end_the_rest(self) -> None:
+        _kill_all(self._worker)
+        self._follow_by = 0.0
+        self._drained_by = time.monotonic() + DRAIN
 
     def _bury(self) -> None:
         """Say how the worker ended once all that it wrote is sent."""
+        if self._follow_by:
+            others = _other_processes()
+            if others and time.monotonic() < self._follow_by:
+                return
+            self._left = others
+            self._end_the_rest()
         if self._pipes and time.monotonic() < self._drained_by:
             return
         for descriptor in list(self._pipes) + [self._stdin]:
@@ -312,7 +348,7 @@ class Agent:
         self._stdin = -1
         self._stdin_pending = bytearray()
         assert self._status is not None
-        exit = {}  # type: Dict[str, Any]
+        exit = {"left": self._left}  # type: Dict[str, Any]
         if os.WIFSIGNALED(self._status):
             exit["signal"] = os.WTERMSIG(self._status)
             was_killed = exit["signal"] == signal.SIGKILL and not self._killed
@@ -323,6 +359,7 @@ class Agent:
             self._bring_home()
         except (OSError, ValueError) as error:
             exit["remark"] = "its files could not be sent: " + str(error)
+        exit["stayed"] = self._stayed[:2]
         self._worker = 0
         self._send(b"x", json.dumps(exit).encode("ascii"), self._attempt)
 
@@ -393,10 +430,14 @@ def _ticked_clock() -> int:
         time.sleep(0.002)
 
 
-def _changed_files(root: str, since: int) -> List[str]:
+def _changed_files(root: str, since: int, scratch: Optional[str] = None) -> List[str]:
     found = []
     for directory, directories, names in os.walk(root):
-        directories[:] = sorted(each for each in directories if each not in CACHES)
+        directories[:] = sorted(
+            each
+            for each in directories
+            if each not in CACHES and os.path.join(directory, each) != scratch
+        )
         for name in sorted(names):
             path = os.path.join(directory, name)
             try:
@@ -440,6 +481,31 @@ def _out_of_memory_kills() -> int:
         except (OSError, ValueError):
             pass
     return 0
+
+
+def _other_processes() -> List[Dict[str, Any]]:
+    """What lives in this container besides the agent."""
+    found = []
+    for name in os.listdir("/proc") if os.getpid() == 1 else ():
+        if not name.isdigit() or int(name) == 1:
+            continue
+        try:
+            with open("/proc/" + name + "/stat", errors="backslashreplace") as file:
+                head, _, rest = file.read().rpartition(")")
+            with open("/proc/" + name + "/cmdline", errors="backslashreplace") as file:
+                words = file.read().rstrip("\0").split("\0")
+        except OSError:
+            continue
+        fields = rest.split()
+        if fields[0] in "ZX":
+            continue
+        # A program may overwrite its command line with nothing.
+        command = (
+            " ".join(map(shlex.quote, words)) if any(words) else "[%s]" % head.partition("(")[2]
+        )
+        kin = [int(field) for field in fields[1:4]]
+        found.append({"pid": int(name), "command": command[:LONGEST_COMMAND], "kin": kin})
+    return found
 
 
 def _kill_all(group: int) -> None:

@@ -164,8 +164,15 @@ class Daemon:
 
     def remove(self, container: str) -> None:
         """Remove a container with all that is in it, running or not; fine where it is gone."""
-        with contextlib.suppress(NotThere), self._translating(f"remove the container {container}"):
-            self._client.remove_container(container, force=True, v=True)
+        try:
+            with self._translating(f"remove the container {container}"):
+                self._client.remove_container(container, force=True, v=True)
+        except NotThere:
+            return
+        except Conflict as error:
+            # Somebody else was faster.
+            if "in progress" not in str(error):
+                raise
 
     def containers(self, label: str) -> list[Json]:
         """All containers with this label, dead ones included."""
@@ -178,6 +185,12 @@ class Daemon:
         with self._translating(f"copy into the container {container}"):
             if not self._client.put_archive(container, path, archive):
                 raise DaemonError(f"the daemon would not unpack files in {container}")
+
+    def get(self, container: str, path: str) -> Iterator[bytes]:
+        """What is below a path of a container, as pieces of a tar."""
+        with self._translating(f"copy from the container {container}"):
+            pieces, _ = self._client.get_archive(container, path)
+            yield from pieces
 
     # Volumes
 
@@ -311,14 +324,15 @@ def ignore_rules(file: Path) -> Callable[[str], bool]:
     except FileNotFoundError:
         return lambda path: False
     patterns = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
-    matcher = docker.utils.build.PatternMatcher(patterns)
+    # Its type is declared for paths, but it takes their text.
+    matcher: Any = docker.utils.build.PatternMatcher(patterns)
     # A directory that is left out may have something in it that is not.
     exceptions = [each[1:].strip().strip("/") for each in patterns if each.startswith("!")]
 
     def ignores(path: str) -> bool:
         if any(each.startswith(f"{path}/") for each in exceptions):
             return False
-        return bool(matcher.matches(Path(path)))
+        return bool(matcher.matches(path))
 
     return ignores
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, final
 
-from ..model import Exit
+from ..model import Exit, LeftProcess
 from .base import LaunchError
 from .docker_client import Attachment, Daemon, DaemonError, NotThere
 from .docker_frames import BrokenFrames, Frame, FrameReader, write_frames
@@ -43,7 +43,7 @@ class Recipe:
     archives: tuple[Callable[[], Iterable[bytes]], ...]
     #: Held while the daemon makes a container: more at once take longer.
     gate: threading.Semaphore
-    complain: Callable[[str], None]
+    remark: Callable[[str], None]
 
 
 class Container:
@@ -59,11 +59,17 @@ class Container:
         #: Why it can take no further attempt.
         self._over: LaunchError | Exit | None = None
         self._closing = threading.Event()
+        #: Nothing more will be created.
+        self._opened = threading.Event()
         self._gone = threading.Event()
         self._thread = threading.Thread(
             target=self._live, name=f"shardrun {recipe.name}", daemon=True
         )
         self._thread.start()
+
+    @property
+    def name(self) -> str:
+        return self._recipe.name
 
     @property
     def is_usable(self) -> bool:
@@ -74,7 +80,7 @@ class Container:
         self, number: int, order: Mapping[str, Any], first: bytes, wanted: Wanted
     ) -> ContainerAttempt:
         """Start a worker as soon as the container can."""
-        attempt = ContainerAttempt(self, number, wanted, self._recipe.complain)
+        attempt = ContainerAttempt(self, number, wanted, self._recipe.remark)
         with self._lock:
             self._attempt = attempt
             over = self._over
@@ -112,7 +118,10 @@ class Container:
 
     def _live(self) -> None:
         try:
-            attachment = self._open()
+            try:
+                attachment = self._open()
+            finally:
+                self._opened.set()
             reader = FrameReader()
             writer = threading.Thread(
                 target=self._write,
@@ -139,6 +148,8 @@ class Container:
                     if self._closing.is_set():
                         raise LaunchError("the run ended")
                     self._daemon.create(recipe.name, options)
+                    if self._closing.is_set():
+                        raise LaunchError("the run ended")
                     # Before the start: nothing that it says can be lost.
                     attachment = self._daemon.attach(recipe.name)
                     with self._lock:
@@ -157,12 +168,14 @@ class Container:
         raise LaunchError(f"no interpreter was named for {recipe.image}")
 
     def _explain_start(self, text: str) -> str:
-        if "executable file not found" in text or "no such file or directory" in text:
+        if "executable file not found" in text:
             names = [str(options["command"][0]) for options in self._recipe.options]
             return (
                 f"{self._recipe.image} has no {' or '.join(names)}: name its interpreter with "
                 "--shard-python, or take an image with Python"
             )
+        if "bind source path does not exist" in text:
+            return f"{text}: --shard-code=bind needs a daemon on this machine, copy does not"
         return text
 
     def _read(self, attachment: Attachment, reader: FrameReader) -> LaunchError | Exit:
@@ -206,6 +219,7 @@ class Container:
                 attempt.homecoming.add(frame.content)
             case b"x":
                 exit = _read_exit(frame.content)
+                self._remark_files(json.loads(frame.content))
                 with self._lock:
                     self._attempt = None
                 attempt.finish(exit)
@@ -215,6 +229,17 @@ class Container:
             case _:
                 raise BrokenFrames(f"a frame of unknown kind {frame.kind!r}")
         return None
+
+    def _remark_files(self, said: Mapping[str, Any]) -> None:
+        stayed = [str(each) for each in said.get("stayed", ())]
+        if stayed:
+            more = ", …" if len(stayed) > 1 else ""
+            self._recipe.remark(
+                f"files of the project that tests changed or made stayed in a container "
+                f"({stayed[0]}{more}): --shard-write-back=GLOB brings them home"
+            )
+        if said.get("remark"):
+            self._recipe.remark(str(said["remark"]))
 
     def _greet(self, hello: Mapping[str, Any]) -> LaunchError | None:
         python = tuple(int(each) for each in hello["python"])
@@ -246,9 +271,11 @@ class Container:
                 self._daemon.wait(self._recipe.name, END_SECONDS)
             state = self._daemon.inspect(self._recipe.name)["State"]
         except NotThere:
-            return Exit(remark="its container was removed by somebody else")
+            state = {"Status": "removing"}
         except DaemonError as error:
             return Exit(remark=trouble or str(error))
+        if state.get("Status") == "removing":
+            return Exit(remark="its container was removed by somebody else")
         if state.get("OOMKilled") and not trouble:
             return Exit(signal=9, out_of_memory=True)
         if trouble:
@@ -297,6 +324,8 @@ class Container:
     def _remove(self) -> None:
         name = self._recipe.name
         try:
+            # What is created after the removal would be left; every call has a timeout.
+            self._opened.wait()
             # The agent that was told to quit ends faster than the daemon kills.
             self._thread.join(1.0)
             self._close_attachment()
@@ -307,7 +336,7 @@ class Container:
                     return
                 except DaemonError as error:
                     if attempt == 2:
-                        self._recipe.complain(
+                        self._recipe.remark(
                             f"the container {name} is left, the next run will remove it: {error}"
                         )
         finally:
@@ -356,10 +385,10 @@ class ContainerAttempt:
     """A worker in a container."""
 
     def __init__(
-        self, container: Container, number: int, wanted: Wanted, complain: Callable[[str], None]
+        self, container: Container, number: int, wanted: Wanted, remark: Callable[[str], None]
     ) -> None:
         self.number = number
-        self.homecoming = Homecoming(wanted, complain)
+        self.homecoming = Homecoming(wanted, remark)
         self._container = container
         #: Filled by the container's thread.
         self.stream = Pipe()
@@ -416,9 +445,13 @@ class ContainerAttempt:
 
 def _read_exit(content: bytes) -> Exit:
     said: Mapping[str, Any] = json.loads(content)
+    left = tuple(
+        LeftProcess(int(each["pid"]), str(each["command"]), tuple(map(int, each["kin"])))
+        for each in said.get("left", ())
+    )
     if said.get("signal") is not None:
         return Exit(signal=int(said["signal"]), out_of_memory=bool(said.get("out_of_memory")))
-    return Exit(code=int(said["code"]))
+    return Exit(code=int(said["code"]), left=left)
 
 
 def _numbers(version: str) -> tuple[int, ...]:

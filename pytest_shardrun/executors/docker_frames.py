@@ -35,22 +35,16 @@ def write_frames(kind: bytes, content: bytes, attempt: int = 0) -> Iterator[byte
         yield HEADER.pack(kind, attempt, len(piece)) + piece
 
 
-class FrameReader:
-    """Takes what an attached socket gives, in whatever pieces, and yields whole frames."""
+class StreamReader:
+    """Takes what an attached socket gives, in whatever pieces, and yields what was written."""
 
     def __init__(self) -> None:
         self._raw = bytearray()
-        self._stream = bytearray()
-        #: What the agent or the runtime wrote to stderr, the newest part.
-        self.complaints = b""
 
-    def feed(self, data: bytes) -> list[Frame]:
-        """The frames that these bytes complete; ``BrokenFrames`` where they are none."""
+    def feed(self, data: bytes) -> list[tuple[int, bytes]]:
+        """Descriptor, 1 or 2, and bytes; ``BrokenFrames`` where this is no such stream."""
         self._raw += data
-        self._unwrap()
-        return list(self._frames())
-
-    def _unwrap(self) -> None:
+        found = []
         position = 0
         while len(self._raw) - position >= _DOCKER_HEADER.size:
             stream, length = _DOCKER_HEADER.unpack_from(self._raw, position)
@@ -59,13 +53,29 @@ class FrameReader:
                 raise BrokenFrames(f"a frame of stream {stream} instead of 1 or 2")
             if len(self._raw) < start + length:
                 break
-            content = self._raw[start : start + length]
+            found.append((stream, bytes(self._raw[start : start + length])))
+            position = start + length
+        del self._raw[:position]
+        return found
+
+
+class FrameReader:
+    """Takes what an attached socket gives, in whatever pieces, and yields whole frames."""
+
+    def __init__(self) -> None:
+        self._docker = StreamReader()
+        self._stream = bytearray()
+        #: What the agent or the runtime wrote to stderr, the newest part.
+        self.complaints = b""
+
+    def feed(self, data: bytes) -> list[Frame]:
+        """The frames that these bytes complete; ``BrokenFrames`` where they are none."""
+        for stream, content in self._docker.feed(data):
             if stream == _STDERR:
                 self.complaints = (self.complaints + content)[-(1 << 14) :]
             else:
                 self._stream += content
-            position = start + length
-        del self._raw[:position]
+        return list(self._frames())
 
     def _frames(self) -> Iterator[Frame]:
         position = 0

@@ -35,9 +35,9 @@ class Wanted:
 class Homecoming:
     """Writes the files of one attempt; a shard cannot choose places that it was not asked for."""
 
-    def __init__(self, wanted: Wanted, complain: Callable[[str], None]) -> None:
+    def __init__(self, wanted: Wanted, remark: Callable[[str], None]) -> None:
         self._wanted = wanted
-        self._complain = complain
+        self._remark = remark
         self._file: IO[bytes] | None = None
         self._target = Path()
         self._mode = 0o644
@@ -51,10 +51,10 @@ class Homecoming:
             target = self._place(str(described["purpose"]), str(described["path"]))
             self._mode = int(described["mode"]) & 0o755 | 0o600
         except (ValueError, KeyError, TypeError) as error:
-            self._complain(f"a shard sent a file that cannot be placed: {error}")
+            self._remark(f"a shard sent a file that cannot be placed: {error}")
             return
         if target is None:
-            self._complain(f"a shard sent a file that nobody asked for: {described['path']}")
+            self._remark(f"a shard sent a file that nobody asked for: {described['path']}")
             return
         self._target = target
         try:
@@ -64,7 +64,7 @@ class Homecoming:
                 dir=target.parent, prefix=".shardrun-", delete=False
             )
         except OSError as error:
-            self._complain(f"{target} could not be written: {error}")
+            self._remark(f"{target} could not be written: {error}")
 
     def add(self, data: bytes) -> None:
         """More of the file; nothing is its end."""
@@ -75,13 +75,13 @@ class Homecoming:
             return
         self._room -= len(data)
         if self._room < 0:
-            self._complain(f"{self._target} did not come home: a shard may send {_ROOM >> 30} GiB")
+            self._remark(f"{self._target} did not come home: a shard may send {_ROOM >> 30} GiB")
             self.abandon()
             return
         try:
             self._file.write(data)
         except OSError as error:
-            self._complain(f"{self._target} could not be written: {error}")
+            self._remark(f"{self._target} could not be written: {error}")
             self.abandon()
 
     def abandon(self) -> None:
@@ -99,7 +99,7 @@ class Homecoming:
             os.replace(self._file.name, self._target)
             self._file = None
         except OSError as error:
-            self._complain(f"{self._target} could not be written: {error}")
+            self._remark(f"{self._target} could not be written: {error}")
             self.abandon()
 
     def _place(self, purpose: str, path: str) -> Path | None:
