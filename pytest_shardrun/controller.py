@@ -20,14 +20,17 @@ import pytest
 from . import notices
 from .actions import Launch, Stop
 from .captured import forget_captured, read_captured
+from .cpus import usable_cpus
 from .events import Reported, Warned, XmlRecorded
 from .executors.base import Executor, LaunchError, LaunchOrder
 from .executors.memory import room_for_attempts
 from .lifecycle import after_stop
 from .model import Attempt, HaltWhy, Item, Plan
 from .nodes import Node
+from .planning.outlook import counts_to_show, outlooks
 from .planning.splitters import Splitter, make_plan
 from .replay import Replay
+from .reporting.balance import what_if
 from .reporting.journal import Journal, journal_directory
 from .reporting.terminal import ShardTerminal
 from .run import Run
@@ -65,6 +68,7 @@ class Controller:
         self._testrun_uid = uuid.uuid4().hex
         self._hash_seed = str(random.SystemRandom().randint(1, 2**32 - 1))
         self._started = time.time()
+        self._collected_after = 0.0
         self._clock_started = time.monotonic()
         self._nodes: dict[Any, Node] = {}
         self._planned: notices.Planned | None = None
@@ -237,12 +241,24 @@ class Controller:
         self._config.hook.pytest_shardrun_finished(config=self._config, run_id=self._run_id)
         self._terminal.add_stats()
         if self._settings.plan_only and self._planned is not None:
-            self._terminal.show_plan(self._planned)
+            self._terminal.show_plan(self._planned, self._what_if(self._planned))
         self._raise_early_end(session)
         if self._red and not session.testsfailed:
             # pytest's exit code 1, although no test has failed.
             session.testsfailed = 1
         return True
+
+    def _what_if(self, planned: notices.Planned) -> list[str]:
+        if not planned.plan.measured:
+            return []
+        found = outlooks(
+            planned.items,
+            self._timekeeper.read(planned.items),
+            counts_to_show(self._settings.shards, len(planned.items)),
+            splitter=self._splitter,
+            scope=self._settings.scope,
+        )
+        return what_if(found, self._collected_after, usable_cpus())
 
     def _close_books(self) -> None:
         for notice in self._run.close_books():
@@ -552,6 +568,7 @@ class Controller:
 
     def _take_plan(self, planned: notices.Planned) -> None:
         self._planned = planned
+        self._collected_after = time.monotonic() - self._clock_started
         self._session.testscollected = len(planned.items)
         self._replay.deselected(planned.deselected)
         nodeids = [item.nodeid for item in planned.items]

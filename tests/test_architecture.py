@@ -79,6 +79,7 @@ PURE: Final = (
     "lifecycle",
     "planning.estimates",
     "planning.formats",
+    "planning.outlook",
     "planning.scopes",
     "planning.splitters",
     "queues",

@@ -14,6 +14,7 @@ from ..advice import advice_for, as_lines
 from ..explanations import explain
 from ..ledger import FAILED
 from ..model import Attempt, EndingKind, HaltWhy, Plan, Status
+from .balance import Balance
 
 #: How many tests that did not run are named; ``-v`` names all.
 NAMED_TESTS: Final = 50
@@ -98,6 +99,7 @@ class ShardTerminal:
         self._halted = ""
         self._started = time.monotonic()
         self._figures = Figures()
+        self._balance = Balance()
         self._replay_line = ""
         self._shows_output_at_once = _wants_output(config)
 
@@ -108,6 +110,7 @@ class ShardTerminal:
     def note(self, notice: notices.Notice) -> None:
         """Take in what the run tells."""
         self._figures.note(notice, time.monotonic())
+        self._balance.note(notice)
         self._settle_output(notice)
         match notice:
             case notices.Leaked():
@@ -166,8 +169,8 @@ class ShardTerminal:
             # Counted where pytest collects, which is not in this process.
             self._reporter._numcollected = count
 
-    def show_plan(self, planned: notices.Planned) -> None:
-        """Show which test goes to which shard; node ids alone with ``-q``."""
+    def show_plan(self, planned: notices.Planned, what_if: Sequence[str]) -> None:
+        """Show which test goes to which shard, then these lines; node ids alone with ``-q``."""
         if self._reporter is None:
             return
         by_shard: list[tuple[str, Sequence[int]]] = [
@@ -189,6 +192,11 @@ class ShardTerminal:
             for position in positions:
                 nodeid = planned.items[position].nodeid
                 self._line(nodeid if quiet else f"  {nodeid}")
+        if not quiet and what_if:
+            self._line("")
+            self._line("what other numbers of shards would take", bold=True)
+            for line in what_if:
+                self._line(line)
         if not quiet:
             loaded = self._config.pluginmanager.list_plugin_distinfo()
             for line in as_lines(advice_for(each.project_name for _, each in loaded)):
@@ -328,6 +336,9 @@ class ShardTerminal:
         for line in table(self._figures, wall):
             self._line(line)
         for line in conclusions(self._figures, wall, self._started):
+            self._line(line)
+        busy = [each.busy_seconds for each in self._figures.shards.values()]
+        for line in self._balance.lines(busy):
             self._line(line)
         ledger = describe_ledger(self._collected, self._figures.statuses)
         flaky = self._figures.flaky
