@@ -23,6 +23,18 @@ class Advice:
 
 ADVICE: Final = (
     Advice(
+        "inline-snapshot",
+        "it switches itself off in what it takes for a worker of pytest-xdist, and refuses to "
+        "create or fix snapshots there",
+        "create and fix them in a run without shards: pytest --shards 0 --inline-snapshot=fix",
+    ),
+    Advice(
+        "pytest-bdd",
+        "its Cucumber file stays empty and its terminal reporter shows no scenarios, for they do "
+        "not leave the shard",
+        "write them in a run without shards: pytest --shards 0 --cucumberjson=FILE",
+    ),
+    Advice(
         "pytest-benchmark",
         "it measures while other shards use the machine, and switches itself off in what it takes "
         "for a worker of pytest-xdist",
@@ -42,6 +54,11 @@ ADVICE: Final = (
         "pytest-order",
         "an order holds inside each shard, not between shards",
         "mark the ordered tests shard_group(NAME), or use --shard-scope module",
+    ),
+    Advice(
+        "pytest-rerunfailures",
+        "it reports the tries between only where pytest-xdist is installed, too",
+        "install pytest-xdist beside it, or use --shard-retries N instead of --reruns N",
     ),
     Advice(
         "pytest-xdist",

@@ -126,8 +126,9 @@ class Replay:
         if done.is_refused:
             _refuse(reports, done)
         for report in reports:
-            # Read by reporting.terminal.
-            report.shardrun_flaky = done.is_flaky  # type: ignore[attr-defined]
+            if done.is_flaky:
+                # Read by reporting.terminal.
+                report.shardrun_flaky = True  # type: ignore[attr-defined]
             if others_follow:
                 report.shardrun_try = done.number  # type: ignore[attr-defined]
             if others_follow and report.failed:

@@ -94,6 +94,8 @@ class Run:
     record: Record | None
     junit: JUnit | None
     junit_path: Path
+    #: Patterns of what no two runs share, beside what none ever does.
+    volatile: tuple[str, ...] = ()
 
     @property
     def counts(self) -> dict[str, int]:
@@ -120,6 +122,7 @@ def run_pytest(
     env: Mapping[str, str] | None = None,
     program: Sequence[str] = (sys.executable, "-m", "pytest"),
     deadline: float = _DEADLINE_SECONDS,
+    volatile: tuple[str, ...] = (),
 ) -> Run:
     """Run pytest in ``directory`` in a process, with a JUnit file and a record of outcomes.
 
@@ -172,6 +175,7 @@ def run_pytest(
         record=read_record(record) if record.exists() else None,
         junit=read_junit(junit) if junit.exists() else None,
         junit_path=junit,
+        volatile=volatile,
     )
 
 
@@ -382,8 +386,9 @@ def junit_differences(plain: Run, sharded: Run) -> list[str]:
             dict(one.attributes),
             {name: other.attributes.get(name) for name in one.attributes},
         )
-    lost = ours.suite_properties - theirs.suite_properties
-    found += [f"JUnit lost the suite's property {pair}" for pair in sorted(lost)]
+    lost = {_cleaned(pair, clean) for pair in ours.suite_properties}
+    lost -= {_cleaned(pair, clean_sharded) for pair in theirs.suite_properties}
+    found += [f"JUnit lost the suite's property {pair}" for pair in sorted(lost, key=str)]
     found += junit_inconsistencies(theirs)
     return found
 
@@ -476,6 +481,7 @@ def cleaner(run: Run) -> Callable[[str], str]:
         (re.compile(r"0x[0-9a-fA-F]{4,}"), "0x…"),
         (re.compile(r"\b(pid[ =:]+)\d+"), r"\1…"),
         (re.compile(r"\b\d+\.\d+ ?s(econds)?\b"), "…s"),
+        *((re.compile(pattern), "<volatile>") for pattern in run.volatile),
     )
 
     def clean(text: str) -> str:
