@@ -5,6 +5,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, get_args
 
@@ -17,6 +18,7 @@ from pytest_shardrun.model import (
     Attempt,
     Ending,
     EndingKind,
+    HaltWhy,
     Item,
     Plan,
     ShardPlan,
@@ -56,6 +58,7 @@ BLAMED: Final = notices.TestDone(
     (),
     blame=notices.Blame(CRASHED, "call", "the stack"),
 )
+FLAKY: Final = replace(DONE, number=2, earlier=(replace(DONE, status=Status.FAILED),))
 
 #: What a run tells, and what is written about it.
 TOLD: Final[list[tuple[notices.Notice, dict[str, Any] | None]]] = [
@@ -114,6 +117,57 @@ TOLD: Final[list[tuple[notices.Notice, dict[str, Any] | None]]] = [
         },
     ),
     (
+        notices.TestTried(BLAMED),
+        {
+            "event": "tried",
+            "shard": 2,
+            "attempt": 3,
+            "position": 1,
+            "nodeid": "ä\udc80",
+            "status": "failed",
+            "seconds": 1.0,
+            "ending": "crashed",
+            "reason": "crashed with SIGSEGV",
+            "phase": "call",
+            "try": 1,
+            "message": "crashed with SIGSEGV (call)",
+        },
+    ),
+    (
+        FLAKY,
+        {
+            "event": "finished",
+            "shard": 1,
+            "attempt": 1,
+            "position": 0,
+            "nodeid": "a",
+            "status": "passed",
+            "seconds": 0.1235,
+            "try": 2,
+            "flaky": True,
+        },
+    ),
+    (
+        notices.TestSlow(FIRST, 0, ITEMS[0], 30.00001, "call", 60.0),
+        {
+            "event": "slow",
+            "shard": 1,
+            "attempt": 1,
+            "position": 0,
+            "nodeid": "a",
+            "seconds": 30.0,
+            "phase": "call",
+        },
+    ),
+    (
+        notices.NoOtherTry("too much has failed"),
+        {"event": "no other try", "text": "too much has failed"},
+    ),
+    (
+        notices.Halted(HaltWhy.DONE, "stopping after 3 tests"),
+        {"event": "halted", "why": "done", "reason": "stopping after 3 tests"},
+    ),
+    (
         notices.AttemptEnded(SECOND, CRASHED, None, 3.5),
         {
             "event": "ended",
@@ -132,6 +186,17 @@ TOLD: Final[list[tuple[notices.Notice, dict[str, Any] | None]]] = [
             "position": 2,
             "nodeid": "c",
             "reason": "no shard had it",
+        },
+    ),
+    (
+        notices.TestNotRun(2, ITEMS[2], 1, "stopped in its call: enough", asked=True, phase="call"),
+        {
+            "event": "not run",
+            "shard": 1,
+            "position": 2,
+            "nodeid": "c",
+            "reason": "stopped in its call: enough",
+            "phase": "call",
         },
     ),
     (
@@ -411,11 +476,14 @@ def test_every_event_of_a_real_run_is_documented_with_all_its_fields(
     times = [line["time"] for line in lines]
     assert times == sorted(times)
     documented = documented_events()
-    optional = {"ending", "reason", "phase"}
+    optional = {"try", "flaky"}
+    of_a_blamed_test = {"ending", "reason", "phase"}
     for line in lines:
         fields = without_common(line)
-        if line["event"] == "finished" and line["status"] == "passed":
+        if line["event"] == "finished":
             fields |= optional
+        if line["event"] == "finished" and line["status"] == "passed":
+            fields |= of_a_blamed_test
         assert fields == documented[line["event"]]
     info = next(line["info"] for line in lines if line["event"] == "ready")
     (row,) = re.findall(r"^\| `info` \| (.*) \|$", DOCUMENT.read_text(), re.MULTILINE)

@@ -116,3 +116,30 @@ def test_a_mark_that_gives_no_time_is_refused(pytester: pytest.Pytester) -> None
 
     assert run.exitcode == pytest.ExitCode.USAGE_ERROR
     assert "test_it.py::test_it: shard_timeout('soon') is no time" in run.stderr, run.show()
+
+
+def test_a_controller_that_was_stopped_blames_no_test_for_it(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        test_it="""
+        import os
+        import subprocess
+        from pathlib import Path
+
+        def test_before(): pass
+
+        def test_stops_the_controller():
+            controller = os.getppid()
+            subprocess.Popen(
+                ["sh", "-c", f"kill -STOP {controller}; sleep 3; kill -CONT {controller}"],
+                start_new_session=True,
+            )
+            while "State:\\tT" not in Path(f"/proc/{controller}/status").read_text():
+                pass
+
+        def test_after(): pass
+        """
+    )
+
+    run = run_pytest(pytester.path, "--shards=1", "--shard-test-timeout=1.5", "--shard-leak=ignore")
+
+    assert run.counts == {"passed": 3}, run.show()

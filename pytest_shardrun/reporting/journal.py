@@ -213,14 +213,19 @@ def read_share(directory: Path, name: str) -> Share:
     path = _find(directory, run)
     nodeids: list[str] = []
     ran: dict[int, list[int]] = {}
+    tried: set[int] = set()
     for event in _events(path):
         match event:
             case {"event": "planned"}:
                 nodeids += event["nodeids"]
             case {"event": "found later"}:
                 nodeids += event["nodeids"]
+            case {"event": "tried", "position": int(position)}:
+                tried.add(position)
             case {"event": "started", "shard": int(shard), "position": int(position)}:
-                ran.setdefault(shard, []).append(position)
+                # Another try, after the rest, belongs to no order.
+                if position not in tried:
+                    ran.setdefault(shard, []).append(position)
     shard = int(number)
     if shard not in ran:
         known = ", ".join(map(str, sorted(ran)))

@@ -48,6 +48,7 @@ class Figures:
     shards: dict[int, ShardFigures] = field(default_factory=dict)
     statuses: dict[Status, int] = field(default_factory=dict)
     flaky: int = 0
+    _timed: set[tuple[int, int]] = field(default_factory=set)
 
     def shard(self, number: int) -> ShardFigures:
         return self.shards.setdefault(number, ShardFigures(number))
@@ -59,11 +60,12 @@ class Figures:
                 figures = self.shard(attempt.shard)
                 figures.attempts = attempt.number
             case notices.TestDone():
-                figures = self.shard(notice.attempt.shard)
-                figures.tests += 1
+                # It is a test of the shard that was to run it, wherever it was tried again.
+                home = self.shard((*notice.earlier, notice)[0].attempt.shard)
+                home.tests += 1
+                home.failed += notice.status in FAILED
                 self.flaky += notice.is_flaky
-                figures.failed += notice.status in FAILED
-                figures.busy_seconds += notice.seconds
+                figures = self._add_time(notice)
                 figures.last_end = now
                 if notice.seconds > figures.slowest_seconds:
                     figures.slowest_seconds = notice.seconds
@@ -72,11 +74,19 @@ class Figures:
                 if notice.status is not Status.NOT_RUN:
                     self._count(notice.status)
             case notices.TestTried(done):
-                self.shard(done.attempt.shard).busy_seconds += done.seconds
+                self._add_time(done)
+                self._timed.add((done.position, done.number))
             case notices.TestNotRun():
                 self._count(Status.NOT_RUN)
             case _:
                 pass
+
+    def _add_time(self, done: notices.TestDone) -> ShardFigures:
+        figures = self.shard(done.attempt.shard)
+        # A try that no other followed is told as the last one again.
+        if (done.position, done.number) not in self._timed:
+            figures.busy_seconds += done.seconds
+        return figures
 
     def _count(self, status: Status) -> None:
         self.statuses[status] = self.statuses.get(status, 0) + 1
