@@ -72,7 +72,7 @@ def at_once(ending: Ending, now: float) -> Escalation:
 
 def after_goodbye(now: float, grace: float) -> Escalation:
     """All is said; what keeps the interpreter from ending is shown, then ended."""
-    reason = f"still running {grace:g} s after its goodbye"
+    reason = f"did not exit in {grace:g} s"
     patient = after_timeout(reason, now + grace, grace)
     return Escalation(Ending(EndingKind.CRASHED, reason), patient.steps)
 

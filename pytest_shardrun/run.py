@@ -33,6 +33,9 @@ from .tries import Tries, concluded, plan_of, plan_of_rest
 #: Nobody has measured how many attempts the machine has memory for.
 UNKNOWN_ROOM: Final = 1 << 30
 
+#: Processes in a row that die of their first test before a shard without a limit is given up.
+MOST_BARREN: Final = 40
+
 #: Makes the plan for the tests that the first shard collected.
 Planner: TypeAlias = Callable[[Sequence[Item]], Plan]
 
@@ -735,6 +738,7 @@ class Run:
     ) -> None:
         """Decide what follows an attempt of a run that goes on."""
         dispatcher = self._dispatcher
+        shard.barren = 0 if life.finished else shard.barren + 1
         wanted = ending.kind is EndingKind.STOPPED or (
             ending.kind is EndingKind.COMPLETED and life.dismissed
         )
@@ -751,6 +755,12 @@ class Run:
         elif self._restarts_left == 0:
             self._give_up(
                 shard, f"{life.attempt} {ending.reason}, and --shard-restarts allows no more"
+            )
+        elif self._restarts_left is None and shard.barren == MOST_BARREN:
+            self._give_up(
+                shard,
+                f"{life.attempt} {ending.reason}, the {MOST_BARREN}th in a row that its first test "
+                "ended (--shard-restarts=N allows N in a run)",
             )
         else:
             if self._restarts_left is not None:

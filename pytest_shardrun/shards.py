@@ -32,6 +32,8 @@ class Shard:
 
     number: int
     attempts: int = 0
+    #: How many of the newest attempts in a row have not finished a test.
+    barren: int = 0
     #: What it counts as among the shards that live at the same time; None before its first attempt.
     slot: int | None = None
     life: Life | None = None

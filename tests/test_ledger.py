@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from pytest_shardrun.events import Reported
 from pytest_shardrun.ledger import Entry, Ledger, status_of
@@ -116,3 +117,52 @@ def test_the_sums_are_those_of_the_collection(statuses: list[Status]) -> None:
 
     assert sum(ledger.sums().values()) == len(ledger) == len(statuses)
     assert ledger.open_positions() == []
+
+
+class AnyBooks(RuleBasedStateMachine):
+    """Tests that turn up and end in any order, and ends that come twice or too early."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ledger = Ledger()
+        self.ends: dict[int, Entry] = {}
+        self.count = 0
+
+    @rule(count=st.integers(0, 5))
+    def collect(self, count: int) -> None:
+        self.ledger.open(count)
+        self.count += count
+
+    @precondition(lambda self: len(self.ends) < self.count)
+    @rule(data=st.data(), status=st.sampled_from(Status), shard=st.integers(0, 4))
+    def end(self, data: st.DataObject, status: Status, shard: int) -> None:
+        still_open = [at for at in range(self.count) if at not in self.ends]
+        position = data.draw(st.sampled_from(still_open))
+        entry = self.ends[position] = Entry(status, shard, "a reason")
+        self.ledger.close(position, entry)
+
+    @precondition(lambda self: self.ends)
+    @rule(data=st.data(), status=st.sampled_from(Status))
+    def end_again(self, data: st.DataObject, status: Status) -> None:
+        position = data.draw(st.sampled_from(sorted(self.ends)))
+        with pytest.raises(AssertionError, match="ended twice"):
+            self.ledger.close(position, Entry(status, 1))
+
+    @rule(beyond=st.integers(0, 3))
+    def end_what_nobody_collected(self, beyond: int) -> None:
+        with pytest.raises(IndexError):
+            self.ledger.close(self.count + beyond, Entry(Status.PASSED, 1))
+
+    @invariant()
+    def every_test_is_open_or_has_ended_once(self) -> None:
+        ledger = self.ledger
+        assert len(ledger) == self.count
+        assert dict(ledger.entries()) == self.ends
+        assert set(ledger.open_positions()) == set(range(self.count)) - self.ends.keys()
+        assert sum(ledger.sums().values()) + len(ledger.open_positions()) == self.count
+        assert [ledger.entry(at) for at in range(self.count)] == [
+            self.ends.get(at) for at in range(self.count)
+        ]
+
+
+TestAnyBooks = AnyBooks.TestCase

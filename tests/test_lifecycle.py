@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 
 import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from pytest_shardrun.lifecycle import (
     Escalation,
@@ -195,7 +198,7 @@ def test_a_bad_exit_after_the_goodbye_is_a_crash() -> None:
     reason = "crashed with SIGKILL while the interpreter ended"
     assert attempt.ending(KILLED) == Ending(EndingKind.CRASHED, reason)
     attempt.due_steps(200.0)
-    assert attempt.ending(KILLED).reason == "still running 10 s after its goodbye"
+    assert attempt.ending(KILLED).reason == "did not exit in 10 s"
 
 
 @pytest.mark.parametrize(
@@ -241,3 +244,67 @@ def test_where_an_attempt_ended_is_said_in_words(
     attempt.finished = finished
 
     assert where(attempt) == text
+
+
+class AnyLife(RuleBasedStateMachine):
+    """Escalations of every kind, in any order, while the time passes or its looks are late."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.life = Life(Attempt(1, 1), launched=0.0)
+        self.taken: list[Step] = []
+        self.killed_by = float("inf")
+
+    @rule(
+        begin=st.sampled_from([after_timeout, after_interrupt, after_stop]),
+        grace=st.sampled_from([0.0, 1.0, 10.0]),
+    )
+    def end(self, begin: Callable[[str, float, float], Escalation], grace: float) -> None:
+        self.escalate(begin("reason", self.now, grace))
+
+    @rule()
+    def end_at_once(self) -> None:
+        self.escalate(at_once(Ending(EndingKind.STOPPED, "reason"), self.now))
+
+    @rule(grace=st.sampled_from([0.0, 1.0, 10.0]))
+    def say_goodbye(self, grace: float) -> None:
+        self.life.said_goodbye = True
+        self.escalate(after_goodbye(self.now, grace))
+
+    def escalate(self, escalation: Escalation) -> None:
+        self.life.escalate(escalation)
+        if Step.KILL not in self.taken:
+            self.killed_by = min(self.killed_by, escalation.steps[-1][0])
+
+    @rule(seconds=st.sampled_from([0.0, 0.1, 1.0, 30.0]))
+    def look_at_the_clock(self, seconds: float) -> None:
+        self.now += seconds
+        self.taken += self.life.due_steps(self.now)
+        assert self.life.due_steps(self.now) == [], "a step twice"
+
+    @invariant()
+    def nobody_lives_longer_than_the_fastest_escalation_allows(self) -> None:
+        next_time = self.life.next_time()
+        if Step.KILL in self.taken:
+            assert next_time is None
+        elif self.killed_by < float("inf"):
+            assert next_time is not None
+            assert next_time <= self.killed_by
+
+    @invariant()
+    def nothing_follows_the_kill(self) -> None:
+        assert Step.KILL not in self.taken[:-1]
+
+    @invariant()
+    def nobody_is_completed_without_a_goodbye_and_a_good_exit(self) -> None:
+        for exit in (Exit(code=0), Exit(code=1), Exit(signal=9), Exit(None, 9, True)):
+            completed = self.life.ending(exit).kind is EndingKind.COMPLETED
+            assert completed == (self.life.said_goodbye and exit.code == 0)
+
+    @invariant()
+    def every_ending_says_why(self) -> None:
+        assert self.life.ending(Exit(signal=9)).reason
+
+
+TestAnyLife = AnyLife.TestCase

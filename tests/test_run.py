@@ -1230,7 +1230,7 @@ def test_an_interpreter_that_does_not_end_after_its_goodbye_is_ended() -> None:
     assert play.at(15.0) == ["stacks 1.1"]
     assert play.at(15.5) == ["terminate 1.1"]
     assert play.at(25.5) == ["kill 1.1"]
-    reason = "still running 10 s after its goodbye"
+    reason = "did not exit in 10 s"
     assert play.exits(1, KILLED) == [
         f"problem 1: shard 1 {reason} after its goodbye",
         f"ended 1.1: {reason}",
@@ -1966,6 +1966,23 @@ def test_books_are_closed_once() -> None:
 # Any history at all
 
 
+#: Possible at one moment of a life, and wrong at others.
+STRAY_EVENTS: Final[list[events.Event]] = [
+    events.Hello({}),
+    events.Collecting("f0"),
+    events.Started(0),
+    events.Started(1),
+    events.Started(99),
+    events.Reported(0, "call", "failed", xfail=False, data={}),
+    events.Finished(0, 0.1),
+    events.Finished(1, 0.1),
+    events.Collected(1, "other", 0),
+    events.Collection([["f0::0", "", None, "f0::0", None, False]], [], []),
+    events.Finishing(),
+    events.Goodbye(0, {}),
+]
+
+
 @dataclass(frozen=True, slots=True)
 class World:
     """What there is to collect, and how."""
@@ -2309,6 +2326,13 @@ class AnyHistory(RuleBasedStateMachine):
     def have_bad_luck_later(self, fails: bool, is_deaf: bool) -> None:
         self.next_launch_fails = fails
         self.next_is_deaf = is_deaf
+
+    @precondition(lambda self: self.workers)
+    @rule(data=st.data(), event=st.sampled_from(STRAY_EVENTS))
+    def hear_what_cannot_be(self, data: st.DataObject, event: events.Event) -> None:
+        """An event that came twice, too late, or from a worker that was tampered with."""
+        attempt = self.some_worker(data).attempt
+        self.perform(self.run.happened(attempt, event, self.now))
 
     @precondition(lambda self: self.ended)
     @rule(data=st.data())

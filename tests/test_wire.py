@@ -248,3 +248,29 @@ def test_what_could_not_be_sent_can_be_sent_on() -> None:
     again = wire.unpack(wire.pack(lost, lambda path, value: complaints.append(path)))
 
     assert (str(again["a"]), complaints) == ("a thing", ["a"])
+
+
+def test_what_contains_itself_is_its_text_there() -> None:
+    nested: list[object] = [1]
+    nested += [nested, nested]
+    deep: list[object] = []
+    for _ in range(10_000):
+        deep = [deep]
+    lost: list[str] = []
+
+    packed = wire.pack(
+        {"good": (1, 2), "nested": nested, "deep": deep}, lambda path, value: lost.append(path)
+    )
+
+    arrived = wire.unpack(wire.decode(wire.encode(packed)))
+    assert arrived["good"] == (1, 2)
+    assert arrived["nested"] == [1, str(nested), str(nested)]
+    assert lost == ["nested", "nested", "deep"]
+
+
+def test_a_key_without_a_text_is_no_obstacle() -> None:
+    lost: list[str] = []
+
+    wire.pack({Silent(): Silent()}, lambda path, value: lost.append(path))
+
+    assert len(lost) == 2

@@ -92,7 +92,7 @@ _OF_A_RUN: Final = (
         "--shard-restarts",
         "N",
         "how many processes that crashed or timed out may be replaced in a run (default: "
-        "no limit while each gets on)",
+        "no limit, until 40 in a row die of their first test)",
     ),
     Option(
         "--shard-memory",

@@ -16,6 +16,9 @@ FIRST_DESCRIPTOR: Final = 200
 #: Bytes of a line beyond which its longest texts are cut: the controller must hold many lines.
 LONGEST_LINE: Final = 4 << 20
 
+#: How deep a value may be nested that is too deep for the interpreter's stack.
+_DEEPEST: Final = 100
+
 #: Characters that are always kept of a text.
 _SHORTEST_CUT: Final = 1 << 12
 
@@ -120,25 +123,48 @@ def pack(value: object, complain: Complain, path: str = "") -> Any:
 
     What JSON cannot hold arrives as ``Lost``; ``complain`` is told where it was and the value.
     """
+    try:
+        return _pack(value, complain, path)
+    except RecursionError:
+        return _pack(_flat(value, frozenset(), complain, path), complain, path)
+
+
+def _flat(value: object, above: frozenset[int], complain: Complain, path: str) -> object:
+    """The value, where what contains itself, or is deeper than any use, is its text."""
+    if not isinstance(value, (dict, list, tuple)):
+        return value
+    if id(value) in above or len(above) == _DEEPEST:
+        complain(path.lstrip("."), value)
+        return _text(value)
+    above |= {id(value)}
+    if isinstance(value, dict):
+        return {
+            key: _flat(each, above, complain, f"{path}.{_text(key)}") for key, each in value.items()
+        }
+    flat = [_flat(each, above, complain, path) for each in value]
+    return tuple(flat) if isinstance(value, tuple) else flat
+
+
+def _pack(value: object, complain: Complain, path: str) -> Any:
     if value is None or value is True or value is False:
         return value
     kind = type(value)
     if kind is str or kind is int or kind is float:
         return value
     if kind is list:
-        return [pack(each, complain, path) for each in value]  # type: ignore[attr-defined]
+        return [_pack(each, complain, path) for each in value]  # type: ignore[attr-defined]
     if isinstance(value, dict):
         if all(type(key) is str for key in value) and _TAG not in value:
-            return {key: pack(each, complain, f"{path}.{key}") for key, each in value.items()}
+            return {key: _pack(each, complain, f"{path}.{key}") for key, each in value.items()}
         pairs = [
-            [pack(key, complain, path), pack(each, complain, f"{path}.{key}")]
+            [_pack(key, complain, path), _pack(each, complain, f"{path}.{_text(key)}")]
             for key, each in value.items()
         ]
         return {_TAG: _PAIRS, "v": pairs}
     if isinstance(value, tuple):
-        return {_TAG: _TUPLE, "v": [pack(each, complain, path) for each in value]}
+        return {_TAG: _TUPLE, "v": [_pack(each, complain, path) for each in value]}
     if isinstance(value, list):
-        return [pack(each, complain, path) for each in value]
+        return [_pack(each, complain, path) for each in value]
     if isinstance(value, str):
         return str.__str__(value)
     if isinstance(value, int):
@@ -149,16 +175,23 @@ def pack(value: object, complain: Complain, path: str = "") -> Any:
         return {_TAG: _BYTES, "v": base64.b64encode(value).decode("ascii")}
     if isinstance(value, (set, frozenset)):
         tag = _FROZEN_SET if isinstance(value, frozenset) else _SET
-        return {_TAG: tag, "v": [pack(each, complain, path) for each in value]}
+        return {_TAG: tag, "v": [_pack(each, complain, path) for each in value]}
+    return _lose(value, complain, path)
+
+
+def _lose(value: object, complain: Complain, path: str) -> Any:
     place = path.lstrip(".")
     complain(place, value)
-    name = f"{kind.__module__}.{kind.__qualname__}"
+    kind = type(value)
+    return {_TAG: _LOST, "v": [_text(value), place, f"{kind.__module__}.{kind.__qualname__}"]}
+
+
+def _text(value: object) -> str:
     try:
-        text = str(value)
+        return str(value)
     except Exception:
         # The user's own code; plain pytest need not have asked for the text.
-        text = f"<{name} without a text>"
-    return {_TAG: _LOST, "v": [text, place, name]}
+        return f"<{type(value).__module__}.{type(value).__qualname__} without a text>"
 
 
 def unpack(value: Any) -> Any:

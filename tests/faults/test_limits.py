@@ -78,6 +78,29 @@ def test_every_test_of_every_shard_crashes_and_each_is_blamed(tmp_path: Path) ->
     check_books(finished, code=1, kinds=kinds)
 
 
+def test_5000_tests_that_die_end_in_bounded_time_with_complete_books(tmp_path: Path) -> None:
+    """Processes that die of their first test, one after the other, are not replaced for ever."""
+    source = """
+        import os
+        import pytest
+
+        @pytest.mark.parametrize("number", range(2500))
+        def test_dies(number):
+            os._exit(3)
+    """
+
+    finished = run(
+        tmp_path, {"test_a.py": source, "test_b.py": source}, *TWO_SHARDS, within=5 * SOON
+    )
+
+    kinds = {f"test_{m}.py::test_dies[{n}]": "crash|not-run" for m in "ab" for n in range(2500)}
+    check_books(finished, code=1, kinds=kinds)
+    assert finished.cases is not None
+    crashed = [nodeid for nodeid, case in finished.cases.items() if case.kind == "crash"]
+    assert len(crashed) >= 80
+    assert finished.has_line_with("NOT RUN", "in a row"), finished.describe()
+
+
 def test_shards_that_die_before_they_collect_end_the_run_and_are_named(tmp_path: Path) -> None:
     files = {
         "conftest.py": """

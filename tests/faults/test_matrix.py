@@ -220,6 +220,6 @@ def test_what_happens_to_a_shard_outside_its_tests_costs_no_test(
     assert finished.code in codes, finished.describe()
     check_books(finished, code=finished.code, kinds=kinds, internal_error=finished.code == 3)
     if finished.code:
-        says = ("still running", *misbehaviour.says)
+        says = ("did not exit", *misbehaviour.says)
         assert any(word in finished.stdout for word in says), finished.describe()
         assert finished.has_line_with("shard "), finished.describe()

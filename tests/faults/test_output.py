@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from .support import PROCESSES_ARE_KNOWN, SOON, check_books, kinds_of, run
+from .support import (
+    PROCESSES_ARE_KNOWN,
+    SOON,
+    check_books,
+    kinds_of,
+    run,
+    started,
+    write_suite,
+)
 from .table import HEALTHY, HEALTHY_KINDS, SHORT_LIMITS, TWO_SHARDS
 
 pytestmark = PROCESSES_ARE_KNOWN
@@ -100,6 +109,80 @@ def test_50_megabytes_of_a_failing_tests_output_are_reported_but_for_their_middl
     assert finished.stdout.count("x" * 1023) > 1000
     for line in ("it begins", "characters left out", "it ends"):
         assert finished.has_line_with(line)
+
+
+@pytest.mark.parametrize("capture", ["--capture=fd", "--capture=no"])
+def test_500_megabytes_of_output_do_not_fill_the_controllers_memory(
+    tmp_path: Path, capture: str
+) -> None:
+    files = {
+        "test_floods.py": """
+            import os
+            import pytest
+
+            @pytest.mark.parametrize("passes", [True, False])
+            def test_floods(passes):
+                chunk = b"x" * 1023 + b"\\n"
+                for _ in range(5 if passes else 500):
+                    os.write(1, chunk * 1024)
+                assert passes
+
+            def test_after():
+                pass
+        """,
+        "test_healthy.py": HEALTHY,
+    }
+    write_suite(tmp_path, files)
+
+    with (
+        Path(os.devnull).open("wb") as nowhere,
+        started(tmp_path, *TWO_SHARDS, capture, stdout=nowhere.fileno()) as going,
+    ):
+        finished = going.finish(within=2 * SOON)
+
+    assert finished.code == 1
+    assert finished.cases is not None
+    assert {nodeid: case.kind for nodeid, case in finished.cases.items()} == {
+        "test_floods.py::test_floods[True]": "passed",
+        "test_floods.py::test_floods[False]": "failed",
+        "test_floods.py::test_after": "passed",
+        **HEALTHY_KINDS,
+    }
+
+
+def test_values_that_nothing_can_carry_become_their_text(tmp_path: Path) -> None:
+    files = {
+        "conftest.py": """
+            import threading
+            import pytest
+
+            class Mute:
+                def __str__(self):
+                    raise RuntimeError("nothing to say")
+
+            @pytest.hookimpl(wrapper=True)
+            def pytest_runtest_makereport(item):
+                report = yield
+                nested = []
+                nested.append(nested)
+                report.user_properties = [
+                    ("lock", threading.Lock()),
+                    ("mute", Mute()),
+                    ("number", float("nan")),
+                    ("surrogate", "\\udcff\\x00"),
+                    ("nested", nested),
+                    (Mute, {Mute(): b"bytes"}),
+                ]
+                report.odd = {1: {2, 3}, "self": object()}
+                return report
+        """,
+        "test_healthy.py": HEALTHY,
+    }
+
+    finished = run(tmp_path, files, *TWO_SHARDS, within=SOON)
+
+    check_books(finished, code=0, kinds=HEALTHY_KINDS)
+    assert finished.has_line_with("cannot be sent from a shard", "lock"), finished.describe()
 
 
 @pytest.mark.parametrize("capture", ["--capture=fd", "--capture=no"])
