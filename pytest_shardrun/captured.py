@@ -15,10 +15,10 @@ MOST_SHOWN: Final = 256 * 1024
 def read_captured(prefix: str, phase: str) -> list[tuple[str, str]]:
     """Sections of a report as pytest names them, for the phase in which the process died."""
     sections = []
-    for name in STREAMS:
+    for name, title in STREAMS.items():
         text = _tail(f"{prefix}.{name}")
         if text:
-            sections.append((f"Captured std{name} {phase}", text))
+            sections.append((f"Captured {title} {phase}", text))
     return sections
 
 

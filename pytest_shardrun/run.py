@@ -462,7 +462,7 @@ class Run:
 
     def _halt_if_reached(self, now: float) -> None:
         """End the run where the results so far are enough and something is left to end."""
-        if self._stop is not None or self.ledger.is_complete:
+        if not self._policy.halts or self._stop is not None or self.ledger.is_complete:
             return
         sums = self.ledger.sums()
         halt = reached(self._policy.halts, sums, len(self.items))

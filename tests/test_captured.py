@@ -10,6 +10,7 @@ from comparison import Run, run_pytest
 from pytest_shardrun.captured import MOST_SHOWN, read_captured
 
 DYING = """
+    import logging
     import os
     import signal
     import sys
@@ -20,6 +21,7 @@ DYING = """
     @pytest.fixture
     def prepared():
         print("prepared")
+        logging.warning("in setup")
         yield
         print("cleaned up")
         if "teardown" in os.environ["DIES"]:
@@ -31,10 +33,15 @@ DYING = """
 
     def test_dies(prepared):
         print("about to die")
+        logging.warning("the last words")
         os.system("echo from a child >&2")
         if "call" in os.environ["DIES"]:
             os.kill(os.getpid(), signal.SIGKILL)
 """
+
+
+SETUP = "WARNING  root:test_it.py:12 in setup\n"
+CALL = "WARNING  root:test_it.py:24 the last words\n"
 
 
 def sections(run: Run) -> dict[str, str]:
@@ -59,16 +66,20 @@ def sections(run: Run) -> dict[str, str]:
             "call",
             {
                 "Captured stdout setup": "prepared\n",
+                "Captured log setup": SETUP,
                 "Captured stdout call": "about to die\n",
                 "Captured stderr call": "from a child\n",
+                "Captured log call": CALL,
             },
         ),
         (
             "teardown",
             {
                 "Captured stdout setup": "prepared\n",
+                "Captured log setup": SETUP,
                 "Captured stdout call": "about to die\n",
                 "Captured stderr call": "from a child\n",
+                "Captured log call": CALL,
                 "Captured stdout teardown": "cleaned up\n",
             },
         ),
@@ -77,7 +88,7 @@ def sections(run: Run) -> dict[str, str]:
 def test_the_report_of_a_crash_shows_what_the_test_had_printed(
     pytester: pytest.Pytester, phase: str, expected: dict[str, str]
 ) -> None:
-    pytester.makepyfile(DYING)
+    pytester.makepyfile(test_it=DYING)
 
     run = run_pytest(pytester.path, "--shards=1", env={"DIES": phase})
 
@@ -85,7 +96,7 @@ def test_the_report_of_a_crash_shows_what_the_test_had_printed(
 
 
 def test_what_was_captured_is_shown_as_the_user_wants_it(pytester: pytest.Pytester) -> None:
-    pytester.makepyfile(DYING)
+    pytester.makepyfile(test_it=DYING)
 
     run = run_pytest(pytester.path, "--shards=1", "--show-capture=stderr", env={"DIES": "call"})
 
@@ -96,18 +107,16 @@ def test_what_was_captured_is_shown_as_the_user_wants_it(pytester: pytest.Pytest
 def test_a_crash_is_told_where_nothing_is_captured_in_files(
     pytester: pytest.Pytester, option: str
 ) -> None:
-    pytester.makepyfile(DYING)
+    pytester.makepyfile(test_it=DYING)
 
     run = run_pytest(pytester.path, "--shards=1", option, env={"DIES": "call"})
 
-    assert run.outcomes[
-        "test_a_crash_is_told_where_nothing_is_captured_in_files.py::test_dies"
-    ] == ("failed")
+    assert run.outcomes["test_it.py::test_dies"] == "failed"
     assert "crashed with SIGKILL (call" in run.stdout
 
 
 def test_the_files_do_not_outlive_the_run(pytester: pytest.Pytester, tmp_path: Path) -> None:
-    pytester.makepyfile(DYING)
+    pytester.makepyfile(test_it=DYING)
     scratch = tmp_path / "scratch"
 
     run_pytest(pytester.path, "--shards=1", f"--basetemp={scratch}", env={"DIES": "call"})
