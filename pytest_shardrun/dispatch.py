@@ -228,6 +228,11 @@ class Dispatcher:
         known = self._shards.get(shard)
         return known is not None and bool(known.in_flight)
 
+    def is_in_flight(self, shard: int, position: int) -> bool:
+        """Whether this test was sent to this shard and is not finished."""
+        known = self._shards.get(shard)
+        return known is not None and position in known.in_flight
+
     def remaining(self) -> int:
         """How many tests are neither finished nor settled, wherever they are."""
         return self._remaining

@@ -321,13 +321,14 @@ class Run:
     def _handle(self, shard: Shard, life: Life, event: events.Event, now: float) -> None:
         match event:
             case events.Started(local):
+                position = shard.position(local)
                 if (
-                    shard.collection is None
+                    position is None
                     or life.running is not None
-                    or not 0 <= local < len(shard.collection.positions)
+                    or not self._was_sent(shard, position)
                 ):
                     raise events.BrokenStream(f"test {local} cannot start")
-                life.running = position = shard.collection.positions[local]
+                life.running = position
                 life.last_when = None
                 shard.test = RunningTest(
                     Watch(
@@ -342,9 +343,9 @@ class Run:
                     life.last_when = event.when
                     shard.test.watch.reported(now)
                     shard.test.reports.append(event)
-            case events.Finished():
-                if life.running is None:
-                    raise events.BrokenStream("no test runs that could finish")
+            case events.Finished(local):
+                if life.running is None or life.running != shard.position(local):
+                    raise events.BrokenStream(f"test {local} does not run and cannot finish")
                 self._finish_test(shard, life, event, now)
                 self._pump(shard)
                 self._pump_idle()
@@ -362,6 +363,8 @@ class Run:
                 else:
                     shard.test.xml.append(event)
             case events.Hello(info):
+                if life.phase not in (Phase.STARTING, Phase.COLLECTING):
+                    raise events.BrokenStream("it said hello a second time")
                 life.phase = Phase.COLLECTING
                 self._tell(notices.AttemptReady(life.attempt, info))
             case events.Collecting(nodeid):
@@ -369,8 +372,12 @@ class Run:
             case events.CollectReport(data):
                 self._tell(notices.CollectReported(life.attempt, data))
             case events.Collected(count, digest, errors):
+                if life.phase is not Phase.COLLECTING:
+                    raise events.BrokenStream("it cannot have collected now")
                 self._collected(shard, life, count, digest, errors, now)
             case events.Collection():
+                if life.phase is not Phase.COLLECTING:
+                    raise events.BrokenStream("nobody asked for its collection")
                 self._learn(shard, life, event, now)
             case events.UsageRefused(messages):
                 self._tell(notices.CollectionRefused(messages))
@@ -415,6 +422,10 @@ class Run:
                 life.deadline = None
                 if life.escalation is None:
                     life.escalate(after_goodbye(now, self._policy.grace))
+
+    def _was_sent(self, shard: Shard, position: int) -> bool:
+        dispatcher = self._dispatcher
+        return dispatcher is not None and dispatcher.is_in_flight(shard.number, position)
 
     def _finish_test(self, shard: Shard, life: Life, finished: events.Finished, now: float) -> None:
         position = life.running

@@ -55,6 +55,12 @@ class Shard:
         self.workeroutput = None
         return self.life
 
+    def position(self, local: int) -> int | None:
+        """Of the test at this place of the shard's own collection, in that of the run."""
+        if self.collection is None or not 0 <= local < len(self.collection.positions):
+            return None
+        return self.collection.positions[local]
+
     def next_time(self) -> float | None:
         """When something is due at the earliest."""
         if self.life is None:
