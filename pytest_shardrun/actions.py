@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias, final
 
+from .conflicts import Request
 from .lifecycle import Escalation, Step
 from .model import Attempt
 from .notices import Notice
@@ -45,7 +46,23 @@ class Tell:
     notice: Notice
 
 
-Action: TypeAlias = Launch | Send | End | Tell
+@final
+@dataclass(frozen=True, slots=True)
+class TakeLocks:
+    """Take these locks against other runs, all or none, as soon as that is possible."""
+
+    request: Request
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class FreeLocks:
+    """Give these locks back to other runs."""
+
+    names: frozenset[str]
+
+
+Action: TypeAlias = Launch | Send | End | Tell | TakeLocks | FreeLocks
 
 
 @final

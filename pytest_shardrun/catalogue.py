@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, Final, final
 
 from .events import BrokenStream
-from .model import Item
+from .model import Item, Lock, Need
 
 
 @final
@@ -27,6 +27,8 @@ class Catalogue:
 
     def __init__(self) -> None:
         self._items: list[Item] = []
+        #: What tests need for themselves, by position, where they need anything.
+        self.needs: Final[dict[int, Need]] = {}
         self._known: dict[tuple[str, int], int] = {}
         self._by_digest: dict[str, Collection] = {}
 
@@ -44,9 +46,9 @@ class Catalogue:
         found: dict[str, int] = {}
         positions: list[int] = []
         new: list[int] = []
-        if any(len(row) != 8 for row in rows):
+        if any(len(row) not in (8, 9) for row in rows):
             raise BrokenStream("rows of another shape")
-        for nodeid, file, line, domain, group, serial, limits, scope in rows:
+        for nodeid, file, line, domain, group, serial, limits, scope, *more in rows:
             timeout, foreign_timeout = limits
             occurrence = found.get(nodeid, 0)
             found[nodeid] = occurrence + 1
@@ -55,9 +57,20 @@ class Catalogue:
             if position is None:
                 position = self._known[key] = len(self._items)
                 location = (file, line, domain)
+                need = _need_of(*more[0]) if more else None
+                if need is not None:
+                    self.needs[position] = need
                 self._items.append(
                     Item(
-                        nodeid, location, occurrence, group, serial, timeout, foreign_timeout, scope
+                        nodeid,
+                        location,
+                        occurrence,
+                        group,
+                        serial,
+                        timeout,
+                        foreign_timeout,
+                        scope,
+                        need,
                     )
                 )
                 new.append(position)
@@ -72,3 +85,9 @@ class Catalogue:
         if len(collection.positions) == len(self._items):
             return frozenset()
         return frozenset(range(len(self._items))) - collection.places.keys()
+
+
+def _need_of(exclusive: Sequence[str], shared: Sequence[str], weight: int) -> Need:
+    alone = frozenset(map(Lock, exclusive))
+    together = frozenset(Lock(name, shared=True) for name in shared)
+    return Need(alone | together, weight)

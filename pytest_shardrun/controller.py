@@ -25,6 +25,8 @@ from .events import Reported, Warned, XmlRecorded
 from .executors.base import Executor, LaunchError, LaunchOrder
 from .executors.memory import room_for_attempts
 from .lifecycle import after_stop
+from .locks import DIRECTORY as LOCK_DIRECTORY
+from .locks import Locks, lock_directory
 from .model import Attempt, HaltWhy, Item, Plan
 from .nodes import Node
 from .planning.outlook import counts_to_show, outlooks
@@ -176,6 +178,7 @@ class Controller:
             self._terminal.show_output,
             self._wanted_stop,
             lambda: room_for_attempts(settings.policy.memory),
+            Locks(lock_directory()),
             self._rest,
         )
         self._open.enter_context(self._supervisor.signals())
@@ -338,6 +341,8 @@ class Controller:
         if hasattr(config.hook, "pytest_configure_node"):
             config.hook.pytest_configure_node(node=node)
         environment = {**os.environ, **node.variables, **identity.variables}
+        # Runs that tests start share our locks, although their temporary directory is another.
+        environment[LOCK_DIRECTORY] = str(lock_directory())
         seed_is_ours = "PYTHONHASHSEED" not in environment
         if seed_is_ours:
             # The order of sets decides the order of tests in some suites.

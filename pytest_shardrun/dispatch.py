@@ -12,6 +12,7 @@ from typing import Final, final
 
 from pytest_shardrun.model import UNKNOWN_SECONDS, Plan, Unit
 
+from .conflicts import Answer, Conflicts, Request
 from .queues import LEAST_AHEAD, Part, Queue, Runner, State, without
 from .takeover import TakeOver
 
@@ -54,7 +55,8 @@ class Dispatcher:
     after every other call, ask for everyone's, and who may finish.
     """
 
-    def __init__(self, plan: Plan, *, steal: bool) -> None:
+    def __init__(self, plan: Plan, *, steal: bool, conflicts: Conflicts | None = None) -> None:
+        self.conflicts: Final = Conflicts({}, 1) if conflicts is None else conflicts
         self._steal: Final = steal
         self._measured: Final = plan.measured
         self._shards: Final[dict[int, Runner]] = {}
@@ -66,7 +68,7 @@ class Dispatcher:
         #: Unsent tests that their own shard cannot run; whoever has them takes them over.
         self._orphans: Final = Queue()
         self._takeover: Final = TakeOver(
-            self._shards, self._orphans, steal=steal, measured=plan.measured
+            self._shards, self._orphans, self.conflicts, steal=steal, measured=plan.measured
         )
         self._stranded: Final[list[int]] = []
         self._serial: dict[int, None] = dict.fromkeys(plan.serial)
@@ -145,6 +147,9 @@ class Dispatcher:
         unit = runner.settled(position)
         if unit is not None and unit.setup_seconds is None:
             self._takeover.learn(unit, setup_seconds)
+        if self.conflicts.is_active:
+            self.conflicts.settled(shard, position)
+            self._revision += 1
         self._remaining -= 1
         if runner.mean_seconds is None:
             runner.mean_seconds = seconds
@@ -162,6 +167,7 @@ class Dispatcher:
         if blamed is not None and blamed in loser.in_flight:
             loser.settled(blamed)
             self._remaining -= 1
+        self.conflicts.forget(shard)
         self._take_back(loser)
         if loser.state is not State.GONE:
             loser.state = State.LOST
@@ -173,6 +179,7 @@ class Dispatcher:
         Idempotent.
         """
         gone = self._shard(shard)
+        self.conflicts.forget(shard)
         self._take_back(gone)
         gone.state = State.GONE
         for part in gone.queue.clear():
@@ -186,6 +193,16 @@ class Dispatcher:
     def left(self, shard: int) -> None:
         """This shard's process has ended in good order; it never gets work again. Idempotent."""
         self.give_up(shard)
+
+    def granted(self, request: Request) -> None:
+        """The run holds these locks now: ask for everyone's next batch."""
+        self.conflicts.granted(request)
+        self._revision += 1
+
+    def refused(self, request: Request) -> None:
+        """Another run holds some of these locks: ask for everyone's next batch."""
+        self.conflicts.refused(request)
+        self._revision += 1
 
     def stop(self) -> None:
         """Nothing more is handed out, and nobody is told anything more."""
@@ -268,29 +285,77 @@ class Dispatcher:
                 wanted = LEAST_AHEAD
             if len(shard.in_flight) >= wanted:
                 break
-            if not shard.queue.parts and not self._takeover.take(shard, self._revision):
+            sent = self._take_free(shard) if self.conflicts.is_active else self._take_next(shard)
+            if sent is None:
                 break
-            position, unit = shard.queue.send()
+            position, unit = sent
             shard.sent(position, unit)
             positions.append(position)
         self._unsent -= len(positions)
         return tuple(positions)
 
+    def _take_next(self, shard: Runner) -> tuple[int, Unit] | None:
+        if not shard.queue.parts and not self._takeover.take(shard, self._revision):
+            return None
+        return shard.queue.send()
+
+    def _take_free(self, shard: Runner) -> tuple[int, Unit] | None:
+        """Take out the first test that is in conflict with none that is in flight elsewhere."""
+        found = self._find_free(shard)
+        if found is None and self._takeover.take(shard, self._revision):
+            found = self._find_free(shard)
+        if found is None:
+            return None
+        place, inner = found
+        if not self._may_send(shard, shard.queue.parts[place].unsent[inner]):
+            return None
+        position, unit = shard.queue.send_from(place, inner)
+        self.conflicts.sent(shard.number, position)
+        return position, unit
+
+    def _find_free(self, shard: Runner) -> tuple[int, int] | None:
+        conflicts, number = self.conflicts, shard.number
+        return shard.queue.find(
+            lambda unit: conflicts.refuses(number, unit),
+            lambda position: conflicts.answer(number, position) is not Answer.NO,
+        )
+
+    def _may_send(self, shard: Runner, position: int) -> bool:
+        """Whether a test can be sent at once; where only its locks are to be got, asks for them."""
+        answer = self.conflicts.answer(shard.number, position)
+        if answer is Answer.ASK:
+            # Most often they are granted at once, so the order of tests is kept.
+            self.conflicts.ask_for(position)
+        return answer is Answer.YES
+
     def _send_serial(self, shard: Runner) -> tuple[int, ...]:
         positions: list[int] = []
         share = self._serial_turn(shard)
         while share and len(shard.in_flight) < LEAST_AHEAD:
+            if self.conflicts.is_active and not self._may_send(shard, share[0]):
+                break
             position = share.popleft()
             del self._serial[position]
             shard.in_flight[position] = None
+            if self.conflicts.is_active:
+                self.conflicts.sent(shard.number, position)
             self._serial_host = shard.number
             positions.append(position)
         return tuple(positions)
 
     def _has_more(self, shard: Runner) -> bool:
         if self._serial_host is None:
-            return bool(shard.queue.parts) or self._can_take_over(shard)
-        return self._serial_host == shard.number and bool(self._serial_turn(shard))
+            if self.conflicts.is_active and shard.queue.parts:
+                own = self._find_free(shard) is not None
+            else:
+                own = bool(shard.queue.parts)
+            return own or self._can_take_over(shard)
+        if self._serial_host != shard.number:
+            return False
+        share = self._serial_turn(shard)
+        if not share or not self.conflicts.is_active:
+            return bool(share)
+        return self.conflicts.answer(shard.number, share[0]) is not Answer.NO
 
     def _can_take_over(self, thief: Runner) -> bool:
         return self._takeover.source(thief, self._revision) is not None

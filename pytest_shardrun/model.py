@@ -28,6 +28,25 @@ class Status(enum.Enum):
 
 @final
 @dataclass(frozen=True, slots=True)
+class Lock:
+    """Something that tests use alone, or together with those that share it."""
+
+    name: str
+    shared: bool = False
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What a test needs for itself while it runs."""
+
+    locks: frozenset[Lock] = frozenset()
+    #: Of how many usual tests it takes the place.
+    weight: int = 1
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class Item:
     """One collected test, as the shards described it."""
 
@@ -47,6 +66,8 @@ class Item:
     #: The widest of class, module and package that a fixture of this test has, or nothing: tests
     #: of that scope set it up once for all of them that one process runs.
     scope: str = ""
+    #: By its marks ``shard_lock`` and ``shard_weight``.
+    need: Need | None = None
 
 
 @final

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import itertools
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Final, final
@@ -80,11 +80,45 @@ class Queue:
         self._shrink(part.unit, 1)
         return position, part.unit
 
+    def find(
+        self, refuses: Callable[[Unit], bool], accepts: Callable[[int], bool]
+    ) -> tuple[int, int] | None:
+        """Where the first test is that is accepted: the place of its part, and its own in there.
+
+        A group is run in order, so only its next test counts.
+        """
+        for place, part in enumerate(self.parts):
+            if refuses(part.unit):
+                continue
+            candidates = part.unsent if part.unit.divisible else part.unsent[:1]
+            for inner, position in enumerate(candidates):
+                if accepts(position):
+                    return place, inner
+        return None
+
+    def send_from(self, place: int, inner: int) -> tuple[int, Unit]:
+        """Take out a test that was found."""
+        if place == inner == 0:
+            return self.send()
+        part = self.parts[place]
+        unsent = part.unsent
+        part.positions, part.start = unsent[:inner] + unsent[inner + 1 :], 0
+        part.begun = True
+        if not part:
+            del self.parts[place]
+        self._shrink(part.unit, 1)
+        return unsent[inner], part.unit
+
     def put_back(self, unit: Unit, positions: tuple[int, ...]) -> None:
         """Return tests that were sent to the head, joined with the rest of their unit."""
         rest: tuple[int, ...] = ()
-        if self.parts and self.parts[0].unit is unit:
-            rest = self.parts.popleft().unsent
+        # The rest of a group may be behind other tests, where it waited for a lock.
+        searched = 1 if unit.divisible else len(self.parts)
+        for place in range(min(searched, len(self.parts))):
+            if self.parts[place].unit is unit:
+                rest = self.parts[place].unsent
+                del self.parts[place]
+                break
         self.parts.appendleft(Part(unit, positions + rest, begun=True))
         self.count += len(positions)
         self.seconds += unit.each_seconds * len(positions)

@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import Final, TypeAlias
 
 from . import events, notices
-from .actions import Action, End, Launch, Send, Stop, Tell
+from .actions import Action, End, FreeLocks, Launch, Send, Stop, TakeLocks, Tell
 from .catalogue import Catalogue
+from .conflicts import Conflicts, Request
 from .deadlines import Limit, Watch, limits_of, shard_limit
 from .dispatch import Dispatcher
 from .halting import may_fail, reached, stop_of
@@ -63,6 +64,7 @@ class Run:
         self._waiting = deque([1] if plan_only else self._shards)
         self._actions: list[Action] = []
         self._catalogue = Catalogue()
+        self._conflicts = Conflicts(self._catalogue.needs, min(policy.jobs, shards))
         #: Of all tests, and of the round that goes on.
         self._first_plan: Plan | None = None
         self._plan: Plan | None = None
@@ -147,6 +149,25 @@ class Run:
             self._tell(
                 notices.Remark("the machine is short of memory: new processes wait for others")
             )
+        return self._take_actions()
+
+    def granted(self, request: Request) -> list[Action]:
+        """The locks that were to be taken are held against other runs."""
+        assert self._dispatcher is not None
+        self._dispatcher.granted(request)
+        self._pump_all()
+        return self._take_actions()
+
+    def refused(self, request: Request) -> list[Action]:
+        """Another run holds some of the locks: they may be granted later."""
+        assert self._dispatcher is not None
+        self._dispatcher.refused(request)
+        self._pump_all()
+        return self._take_actions()
+
+    def contended(self, names: Sequence[str]) -> list[Action]:
+        """Other runs wait for these locks: they get them after the tests that are in flight."""
+        self._conflicts.yield_to_others(names)
         return self._take_actions()
 
     def stop(self, stop: Stop, now: float) -> list[Action]:
@@ -554,7 +575,7 @@ class Run:
         """Follow another plan, when everybody has left."""
         self._remember_homes()
         self._plan = plan
-        self._dispatcher = Dispatcher(plan, steal=self._policy.steal)
+        self._dispatcher = Dispatcher(plan, steal=self._policy.steal, conflicts=self._conflicts)
         usable = [shard.number for shard in self._shards.values() if not shard.given_up]
         chosen = [shard.number for shard in plan.shards if shard.units and shard.number in usable]
         chosen = chosen or usable[:1]
@@ -595,7 +616,7 @@ class Run:
         self.ledger.open(len(new))
         if self._dispatcher is None:
             plan = self._plan = self._first_plan = self._planner(items)
-            self._dispatcher = Dispatcher(plan, steal=self._policy.steal)
+            self._dispatcher = Dispatcher(plan, steal=self._policy.steal, conflicts=self._conflicts)
             for other in self._shards.values():
                 if other.given_up:
                     self._dispatcher.give_up(other.number)
@@ -841,6 +862,13 @@ class Run:
         self._actions.append(Tell(notice))
 
     def _take_actions(self) -> list[Action]:
+        if self._dispatcher is not None and self._conflicts.is_active:
+            conflicts = self._conflicts
+            if unused := conflicts.take_unused():
+                self._do(FreeLocks(unused))
+                # What needs one of them together with others could not ask for them before.
+                self._pump_all()
+            self._actions += [TakeLocks(wish) for wish in conflicts.take_wishes()]
         actions, self._actions = self._actions, []
         return actions
 

@@ -13,9 +13,11 @@ from types import FrameType
 from typing import Any, Final, TypeAlias, final
 
 from . import events, notices
-from .actions import Action, End, Launch, Send, Stop, Tell
+from .actions import Action, End, FreeLocks, Launch, Send, Stop, TakeLocks, Tell
+from .conflicts import Request
 from .executors.base import Executor, LaunchError, LaunchOrder, ShardProcess
 from .lifecycle import Step, after_interrupt, at_once
+from .locks import Locks
 from .model import Attempt, Ending, EndingKind, Exit
 from .reading import EventReader
 from .run import Run
@@ -34,6 +36,8 @@ CATCH_UP_SECONDS: Final = 0.5
 GATHER_SECONDS: Final = 0.004
 #: How often the machine's memory is looked at while attempts wait for it.
 MEASURE_SECONDS: Final = 0.5
+#: How often locks are looked at that other runs hold or wait for.
+LOCK_SECONDS: Final = 0.05
 #: Bytes in a chunk behind which more must be waiting.
 FULL_CHUNK: Final = 32 * 1024
 #: Chunks of 64 KiB that may wait for the loop before workers have to.
@@ -109,6 +113,7 @@ class Supervisor:
         show_output: Callable[[Attempt, bytes], None],
         wanted_stop: Callable[[], Stop | None],
         room: Callable[[], int],
+        locks: Locks,
         when_idle: Callable[[], None],
     ) -> None:
         self._run = run
@@ -120,6 +125,10 @@ class Supervisor:
         #: How many more attempts the machine has memory for.
         self._memory_room = room
         self._measure_at = 0.0
+        self._locks = locks
+        #: Locks that other runs hold.
+        self._refused: dict[Request, None] = {}
+        self._look_at_locks_at = float("inf")
         self._when_idle = when_idle
         self._inbox: queue.SimpleQueue[_Message] = queue.SimpleQueue()
         self._room = threading.Semaphore(_ROOM)
@@ -152,6 +161,8 @@ class Supervisor:
                 self._bury_drained(now)
                 if self._run.lacks_room and now >= self._measure_at:
                     self._measure(now)
+                if now >= self._look_at_locks_at:
+                    self._look_at_locks(now)
         finally:
             self._looping = False
 
@@ -172,6 +183,7 @@ class Supervisor:
                 # Its launch was never performed, and nobody was told of it.
                 self._run.not_launched(attempt, reason, time.monotonic())
             self.run_until(lambda: False)
+        self._locks.close()
         self._executor.close()
 
     @contextmanager
@@ -205,7 +217,9 @@ class Supervisor:
     def _next_time(self) -> float:
         draining = (live.drained_by for live in self._live.values())
         measure_at = self._measure_at if self._run.lacks_room else float("inf")
-        return min(self._run.next_time() or float("inf"), *draining, measure_at)
+        return min(
+            self._run.next_time() or float("inf"), *draining, measure_at, self._look_at_locks_at
+        )
 
     def _next_message(self) -> _Message | None:
         now = time.monotonic()
@@ -270,6 +284,35 @@ class Supervisor:
 
     # Processes
 
+    def _take_locks(self, request: Request) -> None:
+        # Also to see whether another run waits for them.
+        self._look_at_locks_at = min(self._look_at_locks_at, time.monotonic() + LOCK_SECONDS)
+        if self._try_locks(request):
+            self._perform(self._run.granted(request))
+        else:
+            self._refused[request] = None
+            self._perform(self._run.refused(request))
+
+    def _try_locks(self, request: Request) -> bool:
+        try:
+            return self._locks.take(request)
+        except OSError as error:
+            self._tell(
+                notices.Remark(f"locks hold within this run only, because of other runs: {error}")
+            )
+            return True
+
+    def _look_at_locks(self, now: float) -> None:
+        for request in list(self._refused):
+            if self._try_locks(request):
+                del self._refused[request]
+                self._perform(self._run.granted(request))
+        names = self._locks.contended()
+        if names:
+            self._perform(self._run.contended(names))
+        is_wanted = bool(self._refused) or self._locks.is_held
+        self._look_at_locks_at = now + LOCK_SECONDS if is_wanted else float("inf")
+
     def _measure(self, now: float) -> None:
         self._measure_at = now + MEASURE_SECONDS
         self._perform(self._run.measured(self._memory_room(), now))
@@ -292,6 +335,10 @@ class Supervisor:
                     self._live[attempt].process.send(data)
             case Launch():
                 self._launch(action)
+            case TakeLocks(request):
+                self._take_locks(request)
+            case FreeLocks(names):
+                self._locks.free(names)
             case End(attempt, step):
                 if attempt in self._live:
                     _take_step(self._live[attempt].process, step)

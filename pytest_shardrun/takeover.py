@@ -8,6 +8,7 @@ from typing import Final, final
 
 from pytest_shardrun.model import LEAST_SECONDS, Unit
 
+from .conflicts import Answer, Conflicts
 from .queues import LEAST_AHEAD, Part, Queue, Runner, State, without
 
 
@@ -19,11 +20,18 @@ class TakeOver:
     """
 
     def __init__(
-        self, shards: Mapping[int, Runner], orphans: Queue, *, steal: bool, measured: bool
+        self,
+        shards: Mapping[int, Runner],
+        orphans: Queue,
+        conflicts: Conflicts,
+        *,
+        steal: bool,
+        measured: bool,
     ) -> None:
         self._shards: Final = shards
         #: Unsent tests that their own shard cannot run; whoever has them takes them over.
         self._orphans: Final = orphans
+        self._conflicts: Final = conflicts
         self._steal: Final = steal
         self._measured: Final = measured
         #: By the identity of units whose setup the plan did not know.
@@ -56,8 +64,9 @@ class TakeOver:
                 most = _spare(victim, thief)
                 if self._offers(victim.queue, most, thief):
                     return victim.queue, most
-        # What is too dear may turn out to pay when more is known.
-        if not self._too_dear:
+        # What is too dear may turn out to pay when more is known; and what is sent elsewhere may be
+        # in the way, which is no change of the revision.
+        if not self._too_dear and not self._conflicts.is_active:
             thief.dry_at = revision
         return None
 
@@ -104,6 +113,22 @@ class TakeOver:
         """What this shard can take of a part that is `alone` in its queue, or is not."""
         if most <= 0:
             return ()
+        positions = self._takeable(queue, part, most, thief, alone=alone)
+        if not positions or not self._conflicts.is_active:
+            return positions
+        # Only what it can be sent at once: the rest would wait there as it waits here.
+        if self._conflicts.refuses(thief.number, part.unit):
+            return ()
+        if part.unit.divisible:
+            return tuple(each for each in positions if self._is_free(thief, each))
+        return positions if self._is_free(thief, positions[0]) else ()
+
+    def _is_free(self, thief: Runner, position: int) -> bool:
+        return self._conflicts.answer(thief.number, position) is not Answer.NO
+
+    def _takeable(
+        self, queue: Queue, part: Part, most: int, thief: Runner, *, alone: bool
+    ) -> tuple[int, ...]:
         has_all = not thief.missing or thief.missing.isdisjoint(part.unsent)
         if part.unit.divisible:
             offered = part.unsent if has_all else without(part.unsent, thief.missing)

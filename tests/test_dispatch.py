@@ -4,14 +4,16 @@ import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from pytest_shardrun.conflicts import Conflicts
 from pytest_shardrun.dispatch import Batch, Dispatcher
-from pytest_shardrun.model import Plan, ShardPlan, Unit
+from pytest_shardrun.model import Lock, Need, Plan, ShardPlan, Unit
 
 
 def module(*positions: int, seconds: float = 1.0) -> Unit:
@@ -843,6 +845,16 @@ def plans(draw: st.DrawFn) -> Plan:
     return plan(*shards, serial=serial, measured=draw(st.booleans()))
 
 
+LOCKS: Final = [
+    frozenset[Lock](),
+    frozenset([Lock("a")]),
+    frozenset([Lock("a", shared=True)]),
+    frozenset([Lock("b")]),
+    frozenset([Lock("a"), Lock("b")]),
+    frozenset([Lock("a", shared=True), Lock("b")]),
+]
+
+
 class Run(RuleBasedStateMachine):
     """Shards that start, join, finish, die, come back and are given up in any order."""
 
@@ -851,9 +863,28 @@ class Run(RuleBasedStateMachine):
         steal=st.booleans(),
         jobs=st.integers(1, 5),
         tells_started=st.booleans(),
+        data=st.data(),
     )
-    def begin(self, plan: Plan, steal: bool, jobs: int, tells_started: bool) -> None:
-        self.dispatch = Dispatcher(plan, steal=steal)
+    def begin(
+        self, plan: Plan, steal: bool, jobs: int, tells_started: bool, data: st.DataObject
+    ) -> None:
+        self.needs: dict[int, Need] = {}
+        heaviest = data.draw(st.sampled_from([0, 1, 1, 1, 3]))
+        if heaviest:
+            locks, weights = st.sampled_from(LOCKS), st.integers(1, heaviest)
+            positions = [p for shard in plan.shards for p in shard.positions] + list(plan.serial)
+            for position in positions:
+                need = Need(data.draw(locks), data.draw(weights))
+                if need != Need():
+                    self.needs[position] = need
+        self.capacity = data.draw(st.integers(1, 5))
+        self.conflicts = Conflicts(self.needs, self.capacity)
+        #: The names that are held against other runs, and whether they are shared.
+        self.held: dict[str, bool] = {}
+        #: The names that another run holds.
+        self.others: set[str] = set()
+        self.waiting: list[frozenset[Lock]] = []
+        self.dispatch = Dispatcher(plan, steal=steal, conflicts=self.conflicts)
         self.steal = steal
         self.jobs = jobs
         self.tells_started = tells_started
@@ -982,6 +1013,9 @@ class Run(RuleBasedStateMachine):
         self.open.remove(position)
         if hand:
             self.ask(shard)
+            if self.needs:
+                self.ask_idle()
+                self.settle_locks()
         else:
             self.ask_everyone()
 
@@ -995,9 +1029,62 @@ class Run(RuleBasedStateMachine):
         self.dispatch.left(shard)
         self.gone.add(shard)
 
+    @rule(name=st.sampled_from(["a", "b"]))
+    def another_run_takes_a_lock(self, name: str) -> None:
+        if name not in self.held:
+            self.others.add(name)
+
+    @precondition(lambda self: self.others)
+    @rule(data=st.data())
+    def another_run_gives_a_lock_back(self, data: st.DataObject) -> None:
+        self.others.remove(data.draw(st.sampled_from(sorted(self.others))))
+        self.grant_what_waits()
+
+    @rule(name=st.sampled_from(["a", "b"]))
+    def another_run_waits_for_a_lock(self, name: str) -> None:
+        self.conflicts.yield_to_others([name])
+        self.settle_locks()
+
+    def settle_locks(self) -> None:
+        """Do with locks what the supervisor does."""
+        if unused := self.conflicts.take_unused():
+            for name in unused:
+                del self.held[name]
+            for shard in sorted(self.workers):
+                self.ask(shard)
+        for request in self.conflicts.take_wishes():
+            if self.can_take(request):
+                self.grant(request)
+            else:
+                self.waiting.append(request)
+                self.dispatch.refused(request)
+                self.ask_everyone()
+        self.grant_what_waits()
+
+    def grant_what_waits(self) -> None:
+        for request in list(self.waiting):
+            if request in self.waiting and self.can_take(request):
+                self.waiting.remove(request)
+                self.grant(request)
+
+    def can_take(self, request: frozenset[Lock]) -> bool:
+        names = {lock.name for lock in request}
+        return not names & (self.held.keys() | self.others)
+
+    def grant(self, request: frozenset[Lock]) -> None:
+        self.held.update((lock.name, lock.shared) for lock in request)
+        self.dispatch.granted(request)
+        self.ask_everyone()
+
+    def ask_idle(self) -> None:
+        for shard, worker in sorted(self.workers.items()):
+            if worker.collected and not worker.hand:
+                self.ask(shard)
+
     def ask_everyone(self) -> None:
         for shard in sorted(self.workers):
             self.ask(shard)
+        self.settle_locks()
         for shard, worker in sorted(self.workers.items()):
             if worker.collected and not worker.hand and self.dispatch.may_finish(shard):
                 self.dismissed.add(shard)
@@ -1019,7 +1106,8 @@ class Run(RuleBasedStateMachine):
                 assert self.planned_for.get(position, shard) == shard
             worker.hand.append(position)
         worker.more = batch.more
-        assert self.dispatch.next_batch(shard) is None
+        if not self.needs:
+            assert self.dispatch.next_batch(shard) is None
 
     def check_group(self, shard: int, position: int) -> None:
         group = self.group_of.get(position)
@@ -1048,6 +1136,33 @@ class Run(RuleBasedStateMachine):
             assert not worker.missing.intersection(unfinished)
 
     @invariant()
+    def no_lock_is_violated(self) -> None:
+        in_use: dict[str, list[tuple[int, bool]]] = {}
+        for shard, worker in self.workers.items():
+            for position in worker.hand:
+                need = self.needs.get(position)
+                for lock in need.locks if need else ():
+                    in_use.setdefault(lock.name, []).append((shard, lock.shared))
+                    assert lock.name in self.held, "it is not held against other runs"
+                    assert lock.shared or not self.held[lock.name]
+        for uses in in_use.values():
+            shards = {shard for shard, _ in uses}
+            assert len(shards) == 1 or all(shared for _, shared in uses)
+        assert not self.held.keys() - in_use.keys(), "it is held for nothing"
+
+    @invariant()
+    def no_more_runs_at_once_than_there_is_room_for(self) -> None:
+        if any(need.weight > 1 for need in self.needs.values()):
+            assert sum(map(self.weight_of, self.workers.values())) <= self.capacity
+
+    def weight_of(self, worker: Worker) -> int:
+        weights = [
+            min(need.weight if (need := self.needs.get(position)) else 1, self.capacity)
+            for position in worker.hand
+        ]
+        return max(weights, default=0)
+
+    @invariant()
     def serial_tests_are_alone(self) -> None:
         hands = [set(worker.hand) for worker in self.workers.values() if worker.hand]
         if any(hand & self.serial for hand in hands):
@@ -1058,6 +1173,8 @@ class Run(RuleBasedStateMachine):
         """From here on all goes well: everything must come to an end."""
         if not hasattr(self, "dispatch"):
             return
+        self.others.clear()
+        self.grant_what_waits()
         for _ in range(500):
             if not self.step_towards_the_end():
                 break
@@ -1078,6 +1195,8 @@ class Run(RuleBasedStateMachine):
                 continue
             self.ask_everyone()
             self.every_test_is_in_one_place()
+            self.no_lock_is_violated()
+            self.no_more_runs_at_once_than_there_is_room_for()
             self.serial_tests_are_alone()
             self.no_worker_waits_for_a_word()
             return True

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from pytest_shardrun import events, notices
-from pytest_shardrun.actions import Action, End, Launch, Send, Stop, Tell
+from pytest_shardrun.actions import Action, End, FreeLocks, Launch, Send, Stop, TakeLocks, Tell
 from pytest_shardrun.lifecycle import Step, after_interrupt, after_stop, at_once
 from pytest_shardrun.model import (
     Amount,
@@ -241,6 +241,10 @@ class Play:
 
     def _text(self, action: Action) -> str:
         match action:
+            case TakeLocks(request):
+                return f"take {sorted(lock.name for lock in request)}"
+            case FreeLocks(names):
+                return f"free {sorted(names)}"
             case Launch(attempt, doomed, slot):
                 self._attempts[attempt.shard] = attempt
                 self.slots[self._named(attempt)] = slot

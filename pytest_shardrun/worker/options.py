@@ -258,6 +258,9 @@ MARKERS: Final = (
     "shard_timeout(seconds): the test has failed when it takes longer, and its process is ended; "
     "None: it may take as long as it likes",
     "shard_serial: the test runs alone, after all the others",
+    "shard_lock(*names, shared=False): tests with a name in common don't run at the same time on "
+    "this machine, in any shard of any run, unless both share it",
+    "shard_weight(n): the test takes the place of n others while it runs",
 )
 
 

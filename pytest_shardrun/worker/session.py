@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import pytest
 
-from . import capturing, identity, limits, options, terminal, wire, xdist
+from . import capturing, identity, limits, needs, options, terminal, wire, xdist
 from .children import Children
 from .fixtures import SharedFixtures
 from .recorder import record_xml
@@ -408,7 +408,10 @@ def _digest(items: list[pytest.Item]) -> str:
     hashed = hashlib.sha256()
     for item in items:
         group, serial = _marked(item)
-        line = f"{item.nodeid}\0{group or ''}\0{serial}\0{limits.limits_of(item)}\n"
+        line = f"{item.nodeid}\0{group or ''}\0{serial}\0{limits.limits_of(item)}"
+        if need := needs.need_of(item):
+            line += f"\0{need}"
+        line += "\n"
         hashed.update(line.encode("utf-8", "surrogatepass"))
     return hashed.hexdigest()
 
@@ -420,7 +423,10 @@ def _describe_collection(session: pytest.Session, fixtures: SharedFixtures) -> l
         file, line, domain = item.location
         found = limits.limits_of(item)
         scope = fixtures.scope_of(item)
-        described.append([str(item.nodeid), file, line, domain, group, serial, list(found), scope])
+        row: list[Any] = [str(item.nodeid), file, line, domain, group, serial, list(found), scope]
+        if need := needs.need_of(item):
+            row.append(need)
+        described.append(row)
     return described
 
 
