@@ -79,6 +79,17 @@ class ShardWorker:
         options.add_options(parser)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_load_initial_conftests(
+        self, early_config: pytest.Config
+    ) -> Generator[None, Any, Any]:
+        known = early_config.known_args_namespace
+        if hasattr(known, "cov_append"):
+            # Old data is cleared by the controller, once. Each process would do that when it starts,
+            # and with it clear what other shards have measured until then.
+            known.cov_append = True
+        return (yield)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_cmdline_main(self, config: pytest.Config) -> Generator[None, Any, Any]:
         # Before pytest_configure, where plugins ask who they are.
         self._config = config
