@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import shutil
+import signal
 import subprocess
 import sys
+import tempfile
+import textwrap
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, final
 
 import pytest
 
@@ -67,3 +72,118 @@ def sweep(daemon: Daemon) -> list[str]:
     for name in volumes:
         daemon.remove_volume(name)
     return [*containers, *volumes]
+
+
+@final
+class RemoteDaemon:
+    """A second daemon with namespaces of its own, reached over TCP as if it were far away.
+
+    It sees no file of this machine by its path's name, and can be frozen or killed.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        octet = os.getpid() % 250 + 1
+        self._link = f"shd{os.getpid()}"
+        self._near, self._far = f"10.99.{octet}.1", f"10.99.{octet}.2"
+        self.address = f"tcp://{self._far}:2375"
+        self._popen: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        script = textwrap.dedent(
+            f"""
+            set -e
+            mount --make-rprivate /
+            mount -t tmpfs none /var/run
+            # Nothing that the tests write is there.
+            mount -t tmpfs none /tmp
+            read line
+            ip link set lo up
+            ip addr add {self._far}/30 dev {self._link}b
+            ip link set {self._link}b up
+            exec dockerd --data-root {self._directory}/data --exec-root /var/run/exec \\
+                --pidfile /var/run/docker.pid --tls=false --log-level warn \\
+                -H unix:///var/run/docker.sock -H {self.address}
+            """
+        )
+        with (self._directory / "dockerd.log").open("ab") as log:
+            self._popen = subprocess.Popen(
+                ["unshare", "-m", "-n", "-p", "-f", "--mount-proc", "sh", "-c", script],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self._connect(self._popen)
+
+    @property
+    def pid(self) -> int:
+        """The number of the daemon itself."""
+        assert self._popen is not None
+        [inner] = _children(self._popen.pid)
+        return inner
+
+    def signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def stop(self) -> None:
+        """End it with all its containers."""
+        if self._popen is None:
+            return
+        # The first process of its namespace: the kernel ends all the others.
+        for pid in _children(self._popen.pid):
+            os.kill(pid, signal.SIGKILL)
+        self._popen.kill()
+        self._popen.communicate()
+        self._popen = None
+        subprocess.run(["ip", "link", "del", f"{self._link}a"], check=False, capture_output=True)
+
+    def _connect(self, popen: subprocess.Popen[bytes]) -> None:
+        deadline = time.monotonic() + 60
+        while not _children(popen.pid):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        for line in (
+            f"ip link add {self._link}a type veth peer name {self._link}b",
+            f"ip link set {self._link}b netns {self.pid}",
+            f"ip addr add {self._near}/30 dev {self._link}a",
+            f"ip link set {self._link}a up",
+        ):
+            subprocess.run(line.split(), check=True, timeout=30)
+        assert popen.stdin is not None
+        popen.stdin.write(b"go\n")
+        popen.stdin.flush()
+        command = ["docker", "-H", self.address, "version"]
+        while subprocess.run(command, check=False, capture_output=True, timeout=30).returncode:
+            assert time.monotonic() < deadline, "the second daemon does not answer"
+            assert popen.poll() is None, "the second daemon has ended"
+            time.sleep(0.1)
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        text = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii")
+    except OSError:
+        return []
+    return [int(each) for each in text.split()]
+
+
+@pytest.fixture(scope="session")
+def remote_daemon(docker_image: str) -> Iterator[RemoteDaemon]:
+    """A second daemon that has the image; skips where none can be started."""
+    missing = [each for each in ("dockerd", "ip", "unshare") if shutil.which(each) is None]
+    if os.getuid() != 0 or missing:
+        pytest.skip("a second daemon needs root, dockerd, ip and unshare")
+    # Not below /tmp, which it hides from itself.
+    directory = Path(tempfile.mkdtemp(prefix="shardrun-remote-", dir="/var/tmp"))
+    daemon = RemoteDaemon(directory)
+    try:
+        daemon.start()
+        load = ["docker", "-H", daemon.address, "load", "-q"]
+        with subprocess.Popen(["docker", "save", docker_image], stdout=subprocess.PIPE) as saved:
+            subprocess.run(load, stdin=saved.stdout, check=True, timeout=120, capture_output=True)
+        yield daemon
+    finally:
+        daemon.stop()
+        shutil.rmtree(directory, ignore_errors=True)

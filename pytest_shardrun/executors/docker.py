@@ -32,7 +32,7 @@ from .docker_project import LIBRARY, Project, ProjectError
 #: How many containers the daemon makes at the same time.
 _MAKERS: Final = 4
 #: How long the end of all containers is waited for, in seconds.
-_CLOSE_SECONDS: Final = 45.0
+_CLOSE_SECONDS: Final = 20.0
 #: A copy that takes longer is told of, in seconds.
 _SLOW_COPY: Final = 1.0
 _PIECE: Final = 1 << 20
@@ -120,11 +120,12 @@ class DockerExecutor:
         return container.begin(number, self._order(order, launch, settings, wanted), first, wanted)
 
     def close(self) -> None:
-        """End and remove every container that is left."""
-        for container in self._all:
+        """End and remove every container that is left; idempotent."""
+        containers, self._all = self._all, []
+        for container in containers:
             container.close()
         end = time.monotonic() + _CLOSE_SECONDS
-        for container in self._all:
+        for container in containers:
             if not container.join(max(0.0, end - time.monotonic())):
                 self._remarks.add(
                     f"the container {container.name} is left, because the Docker daemon does not "
@@ -135,8 +136,10 @@ class DockerExecutor:
                 self._tree.close()
             except DaemonError as error:
                 self._remarks.add(f"the project's volume is left: {error}")
+            self._tree = None
         if self._copy is not None:
             self._copy.close()
+            self._copy = None
         for remark in self._remarks.take():
             self._say(remark)
 

@@ -188,7 +188,7 @@ def test_a_container_that_somebody_removes_is_replaced(
 
     with started(tmp_path, *options(docker_image, "-s", shards=1)) as run:
         [name] = begun(docker_daemon, run.popen.pid)
-        wait_until(lambda: b"waiting" in (tmp_path / "controller.stdout").read_bytes())
+        run.wait_for_output("waiting")
         docker_daemon.remove(name)
         finished = run.finish(within=60)
 
@@ -211,7 +211,7 @@ def test_ctrl_c_ends_containers_and_closes_the_books(
 
     with started(tmp_path, *options(docker_image, "-s", shards=1)) as run:
         begun(docker_daemon, run.popen.pid)
-        wait_until(lambda: b"waiting" in (tmp_path / "controller.stdout").read_bytes())
+        run.wait_for_output("waiting")
         run.press_ctrl_c()
         finished = run.finish(within=30)
 
@@ -239,7 +239,7 @@ def test_containers_end_with_a_killed_controller_and_the_next_run_removes_them(
 
     with started(tmp_path, *options(docker_image, "-s", shards=2)) as run:
         names = begun(docker_daemon, run.popen.pid, 2)
-        wait_until(lambda: b"waiting" in (tmp_path / "controller.stdout").read_bytes())
+        run.wait_for_output("waiting")
         os.kill(run.popen.pid, signal.SIGKILL)
         wait_until(
             lambda: not any(docker_daemon.inspect(each)["State"]["Running"] for each in names)

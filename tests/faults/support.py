@@ -129,6 +129,14 @@ class Run:
             time.sleep(0.02)
         return path
 
+    def wait_for_output(self, text: str) -> None:
+        """Wait until the terminal shows this text."""
+        deadline = time.monotonic() + SECONDS_TO_APPEAR
+        while text not in _text_of(self._stdout):
+            assert self.popen.poll() is None, f"ended without {text}\n{self._describe()}"
+            assert time.monotonic() < deadline, f"no {text} in time\n{self._describe()}"
+            time.sleep(0.02)
+
     def press_ctrl_c(self) -> None:
         """Send SIGINT to the foreground's process group, as a terminal does."""
         os.killpg(self.popen.pid, signal.SIGINT)

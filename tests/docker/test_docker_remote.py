@@ -1,0 +1,121 @@
+"""A daemon on another machine, and daemons that fail."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Final
+
+import pytest
+from comparison import CORPUS, differences, run_pytest
+from docker_fixtures import RemoteDaemon
+from faults.support import check_books, started, write_suite
+from test_same_as_pytest import read_suite
+
+pytestmark = pytest.mark.docker
+
+WAITING: Final = """
+    import pathlib, time
+
+    def test_before(): pass
+
+    def test_waits():
+        print("waiting", flush=True)
+        time.sleep(600)
+"""
+
+
+def options(image: str, *more: str, shards: int = 2) -> tuple[str, ...]:
+    return (f"--shards={shards}", "--shard-executor=docker", f"--shard-image={image}", *more)
+
+
+@pytest.mark.parametrize("name", ["fixtures", "properties"])
+def test_shards_far_away_report_what_pytest_reports(
+    name: str, tmp_path: Path, docker_image: str, remote_daemon: RemoteDaemon
+) -> None:
+    suite = read_suite(CORPUS / f"{name}.txtar")
+    directories = tmp_path / "one/suite", tmp_path / "two/suite"
+    for each in directories:
+        suite.write(each)
+
+    plain = run_pytest(directories[0])
+    sharded = run_pytest(
+        directories[1],
+        *options(docker_image, *suite.shard_arguments),
+        env={"DOCKER_HOST": remote_daemon.address},
+    )
+
+    assert differences(plain, sharded) == [], sharded.show()
+
+
+@pytest.mark.parametrize("code", ["volume", "bind"])
+def test_a_volume_can_be_far_away_and_a_mount_cannot(
+    code: str, tmp_path: Path, docker_image: str, remote_daemon: RemoteDaemon
+) -> None:
+    (tmp_path / "test_it.py").write_text("def test_it(): pass")
+
+    run = run_pytest(
+        tmp_path,
+        *options(docker_image, f"--shard-code={code}", shards=1),
+        env={"DOCKER_HOST": remote_daemon.address},
+    )
+
+    if code == "volume":
+        assert run.counts == {"passed": 1}, run.show()
+    else:
+        assert run.exitcode == 1, run.show()
+        assert "--shard-code=bind needs a daemon on this machine, copy does not" in run.stdout
+
+
+def test_a_daemon_that_dies_costs_the_running_tests_and_nothing_else(
+    tmp_path: Path,
+    docker_image: str,
+    remote_daemon: RemoteDaemon,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", remote_daemon.address)
+    write_suite(tmp_path, {"test_it.py": WAITING})
+
+    with started(tmp_path, *options(docker_image, "-s", shards=1)) as run:
+        run.wait_for_output("waiting")
+        remote_daemon.signal(signal.SIGKILL)
+        try:
+            finished = run.finish(within=120)
+        finally:
+            remote_daemon.stop()
+            remote_daemon.start()
+
+    check_books(
+        finished,
+        code=1,
+        kinds={"test_it.py::test_before": "passed", "test_it.py::test_waits": "crash"},
+    )
+    assert "no Docker daemon answers" in finished.stdout or "could not" in finished.stdout
+
+
+def test_a_daemon_that_freezes_cannot_stop_a_run_from_ending(
+    tmp_path: Path,
+    docker_image: str,
+    remote_daemon: RemoteDaemon,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", remote_daemon.address)
+    write_suite(tmp_path, {"test_it.py": WAITING})
+
+    with started(
+        tmp_path,
+        *options(docker_image, "-s", "--shard-run-timeout=8s", "--shard-grace=1s", shards=1),
+    ) as run:
+        run.wait_for_output("waiting")
+        os.kill(remote_daemon.pid, signal.SIGSTOP)
+        try:
+            run.popen.wait(timeout=120)
+        finally:
+            os.kill(remote_daemon.pid, signal.SIGCONT)
+        # What is in the container lives as long as the daemon sleeps.
+        finished = run.finish(within=10)
+
+    assert finished.code == 1, finished.describe()
+    assert finished.case("test_it.py::test_before").kind == "passed"
+    assert finished.case("test_it.py::test_waits").kind == "timeout"
