@@ -9,7 +9,6 @@ import shlex
 import signal
 import sys
 import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -22,8 +21,9 @@ from .actions import Launch, Stop
 from .captured import forget_captured, read_captured
 from .cpus import usable_cpus
 from .events import Reported, Warned, XmlRecorded
-from .executors.base import Executor, LaunchError, LaunchOrder
+from .executors.base import Executor, LaunchError, LaunchOrder, StartsOneFirst, TellsHow
 from .executors.memory import room_for_attempts
+from .identity import RunIdentity
 from .lifecycle import after_stop
 from .locks import DIRECTORY as LOCK_DIRECTORY
 from .locks import Locks, lock_directory
@@ -57,6 +57,7 @@ class Controller:
         self,
         config: pytest.Config,
         settings: Settings,
+        identity: RunIdentity,
         executor: Callable[[str], Executor],
         splitter: Splitter,
         sys_path: Sequence[str],
@@ -66,8 +67,8 @@ class Controller:
         self._make_executor = executor
         self._splitter = splitter
         self._sys_path = list(sys_path)
-        self._run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}"
-        self._testrun_uid = uuid.uuid4().hex
+        self._run_identity = identity
+        self._run_id = identity.run_id
         self._hash_seed = str(random.SystemRandom().randint(1, 2**32 - 1))
         self._started = time.time()
         self._collected_after = 0.0
@@ -157,7 +158,7 @@ class Controller:
             self._config, self._durations_file(), self._settings.durations, self._complain
         )
         settings = self._settings
-        executor = self._make_executor(self._run_id)
+        executor = self._executor = self._make_executor(self._run_id)
         self._open.callback(executor.close)
         try:
             executor.prepare(self._terminal.say)
@@ -168,6 +169,7 @@ class Controller:
             settings.policy,
             self._plan,
             plan_only=settings.plan_only,
+            one_first=isinstance(executor, StartsOneFirst),
             continue_on_collection_errors=self._config.option.continue_on_collection_errors,
         )
         self._supervisor = Supervisor(
@@ -333,16 +335,17 @@ class Controller:
         attempt = launch.attempt
         config = self._config
         identity = self._identity(launch)
-        node = Node(config, identity, self._testrun_uid)
+        node = Node(config, identity, self._run_identity.testrun_uid)
         self._nodes[attempt] = node
         self._replay.expect(attempt, node)
         config.hook.pytest_shardrun_attempt_started(config=config, attempt=attempt)
         # Absent where pytest-xdist's names are forbidden.
         if hasattr(config.hook, "pytest_configure_node"):
             config.hook.pytest_configure_node(node=node)
-        environment = {**os.environ, **node.variables, **identity.variables}
+        variables = {**node.variables, **identity.variables}
         # Runs that tests start share our locks, although their temporary directory is another.
-        environment[LOCK_DIRECTORY] = str(lock_directory())
+        variables[LOCK_DIRECTORY] = str(lock_directory())
+        environment = {**os.environ, **variables}
         seed_is_ours = "PYTHONHASHSEED" not in environment
         if seed_is_ours:
             # The order of sets decides the order of tests in some suites.
@@ -366,6 +369,8 @@ class Controller:
             "markup": writer.hasmarkup if writer else False,
             "width": writer.fullwidth if writer else 80,
             "hash_seed_is_ours": seed_is_ours,
+            "identity": variables,
+            "fork_anyway": self._settings.start == "fork",
         }
         return LaunchOrder(
             attempt,
@@ -586,6 +591,8 @@ class Controller:
         self._terminal.collected(
             planned, len(stats.get("error", ())), len(stats.get("skipped", ()))
         )
+        if isinstance(self._executor, TellsHow):
+            self._terminal.tell_start(self._executor.how(), wanted=self._settings.start)
         self._config.hook.pytest_shardrun_planned(
             config=self._config, plan=planned.plan, items=planned.items
         )

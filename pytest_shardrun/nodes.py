@@ -47,15 +47,12 @@ class Node:
             "mainargv": sys.argv,
             KEY: identity.as_input(),
         }
+        self._variables = xdist_variables(identity, testrun_uid)
 
     @property
     def variables(self) -> dict[str, str]:
         """The environment that plugins of pytest-xdist look at."""
-        return {
-            "PYTEST_XDIST_WORKER": self.gateway.id,
-            "PYTEST_XDIST_WORKER_COUNT": str(self.workerinput["workercount"]),
-            "PYTEST_XDIST_TESTRUNUID": str(self.workerinput["testrunuid"]),
-        }
+        return self._variables
 
 
 class Scheduler:
@@ -100,6 +97,15 @@ class ReportNode:
     def _workerinfocache(self) -> str:
         # pytest shows this above each failure, and would otherwise describe the interpreter.
         return f"[{self.gateway.id}]" if self._headings.shown else ""
+
+
+def xdist_variables(identity: ShardIdentity, testrun_uid: str) -> dict[str, str]:
+    """The environment of a shard as plugins of pytest-xdist know it."""
+    return {
+        "PYTEST_XDIST_WORKER": worker_id(identity),
+        "PYTEST_XDIST_WORKER_COUNT": str(identity.shards),
+        "PYTEST_XDIST_TESTRUNUID": testrun_uid,
+    }
 
 
 def worker_id(identity: ShardIdentity) -> str:

@@ -37,6 +37,7 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> Any:
             # pytest-cov decides here whether it combines the data of workers.
             known.numprocesses = asked
             known.dist = "load"
+            _fork_early(early_config)
     return (yield)
 
 
@@ -67,7 +68,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_shardrun_executors(config: pytest.Config) -> Mapping[str, Callable[[str], Any]]:
     return {
-        "subprocess": _make_subprocess_executor,
+        "subprocess": lambda run_id: _make_subprocess_executor(config, run_id),
         "docker": lambda run_id: _make_docker_executor(config, run_id),
     }
 
@@ -82,10 +83,16 @@ def _in_worker(manager: pytest.PytestPluginManager) -> bool:
     return manager.hasplugin("shardrun-worker")
 
 
-def _make_subprocess_executor(run_id: str) -> Any:
-    from .executors.subprocess import SubprocessExecutor
+def _fork_early(config: pytest.Config) -> None:
+    from .starting import fork_early
 
-    return SubprocessExecutor(run_id)
+    fork_early(config, _SYS_PATH)
+
+
+def _make_subprocess_executor(config: pytest.Config, run_id: str) -> Any:
+    from .starting import make_executor
+
+    return make_executor(config, run_id)
 
 
 def _make_docker_executor(config: pytest.Config, run_id: str) -> Any:
@@ -123,18 +130,24 @@ def _take_control(config: pytest.Config, *, switch_xdist_off: bool) -> None:
     from .precedence import OptionsOfXdist
     from .precedence import switch_xdist_off as switch_off
     from .settings import choose, read_settings
+    from .starting import SETTINGS, identity_of
     from .worker.xdist import stand_in_for_xdist
 
     if switch_xdist_off:
         switch_off(config.option)
-    settings = read_settings(config)
+    settings = config.stash[SETTINGS] = read_settings(config)
     executors = _offered(config.hook.pytest_shardrun_executors(config=config))
     choose("--shard-executor", settings.executor, list(executors))
     splitters = _offered(config.hook.pytest_shardrun_splitters(config=config))
     choose("--shard-split", settings.split, list(splitters))
     stand_in_for_xdist(config)
     controller = Controller(
-        config, settings, executors[settings.executor], splitters[settings.split], _SYS_PATH
+        config,
+        settings,
+        identity_of(config),
+        executors[settings.executor],
+        splitters[settings.split],
+        _SYS_PATH,
     )
     config.pluginmanager.register(controller, "shardrun-controller")
     config.pluginmanager.register(OptionsOfXdist(settings.shards), "shardrun-options-of-xdist")

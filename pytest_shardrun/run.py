@@ -54,6 +54,7 @@ class Run:
         planner: Planner,
         *,
         plan_only: bool = False,
+        one_first: bool = False,
         continue_on_collection_errors: bool = False,
     ) -> None:
         self._policy = policy
@@ -70,6 +71,7 @@ class Run:
         self._plan: Plan | None = None
         self._dispatcher: Dispatcher | None = None
         self._doomed: dict[str, str] = {}
+        self._one_first = one_first
         self._restarts_left = policy.restarts
         self._stop: Stop | None = None
         self._started = 0.0
@@ -96,6 +98,12 @@ class Run:
         """Launch what may run at once; the machine has memory for ``room`` attempts."""
         self._started = now
         self._room = room
+        self._launch_waiting(now)
+        return self._take_actions()
+
+    def release(self, now: float) -> list[Action]:
+        """No shard need wait for the first one to collect."""
+        self._one_first = False
         self._launch_waiting(now)
         return self._take_actions()
 
@@ -301,7 +309,11 @@ class Run:
     # Launching
 
     def _launch_waiting(self, now: float) -> None:
-        while self._may_launch and (self._room > 0 or not self._living()):
+        while (
+            self._may_launch
+            and not (self._one_first and self._living())
+            and (self._room > 0 or not self._living())
+        ):
             number = self._waiting.popleft()
             if self._dispatcher is not None and self._dispatcher.may_finish(number):
                 self._dispatcher.left(number)
@@ -637,6 +649,9 @@ class Run:
         elif new:
             found_later = tuple(items[position] for position in new)
             self._tell(notices.FoundLater(life.attempt, found_later))
+        if self._one_first:
+            self._one_first = False
+            self._launch_waiting(now)
         self._join(shard, life, now, new)
         self._dismiss_surplus(now)
 

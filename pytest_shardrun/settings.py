@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import resource
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, final
@@ -30,6 +31,8 @@ class Settings:
     #: ``--shards auto``: the number may fall to that of the tests without a word.
     automatic: bool
     executor: str
+    #: How processes on this machine are started: auto, fork or spawn.
+    start: str
     split: str
     scope: str
     #: A file of durations that people share, besides pytest's cache.
@@ -78,6 +81,7 @@ def read_settings(config: pytest.Config) -> Settings:
         shards=shards,
         automatic=given == "auto",
         executor=_given(config, "shard_executor") or "subprocess",
+        start=_start(config),
         split=_given(config, "shard_split") or "duration",
         scope=_choice(config, "shard_scope", SCOPES, "auto"),
         durations=_durations_file(config),
@@ -237,6 +241,15 @@ def choose(flag: str, name: str, known: list[str]) -> None:
 
 def _listed(names: tuple[str, ...]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
+
+
+def _start(config: pytest.Config) -> str:
+    start = _choice(config, "shard_start", ("auto", "fork", "spawn"), "auto")
+    if start == "fork" and sys.platform != "linux":
+        raise pytest.UsageError(
+            "--shard-start=fork works on Linux only: leave it out, or use --shard-start=spawn"
+        )
+    return start
 
 
 def _refuse_what_needs_a_person(config: pytest.Config) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Final, TypeAlias, final
 from . import events, notices
 from .actions import Action, End, FreeLocks, Launch, Send, Stop, TakeLocks, Tell
 from .conflicts import Request
-from .executors.base import Executor, LaunchError, LaunchOrder, ShardProcess
+from .executors.base import Executor, LaunchError, LaunchOrder, ShardProcess, StartsOneFirst
 from .lifecycle import Step, after_interrupt, at_once
 from .locks import Locks
 from .model import Attempt, Ending, EndingKind, Exit
@@ -42,6 +42,8 @@ LOCK_SECONDS: Final = 0.05
 FULL_CHUNK: Final = 32 * 1024
 #: Chunks of 64 KiB that may wait for the loop before workers have to.
 _ROOM: Final = 256
+#: Whose output it is where no attempt has written it.
+_NOBODY: Final = Attempt(0, 1)
 
 
 @final
@@ -74,6 +76,12 @@ class _NeverBegan:
 
 @final
 @dataclass(frozen=True, slots=True)
+class _Released:
+    """No attempt need wait for the first one."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class _Signalled:
     number: int
 
@@ -86,7 +94,7 @@ class _Broken:
     error: BaseException
 
 
-_Message: TypeAlias = _Chunk | _Output | _Gone | _NeverBegan | _Signalled | _Broken
+_Message: TypeAlias = _Chunk | _Output | _Gone | _NeverBegan | _Released | _Signalled | _Broken
 
 
 @dataclass(slots=True)
@@ -138,8 +146,11 @@ class Supervisor:
         self._signals_waiting = 0
         self._looping = False
         self._untold: list[Tell] = []
+        self._closed = False
         #: When the run wants to know the time.
         self._due = 0.0
+        if isinstance(executor, StartsOneFirst):
+            executor.start_one_first(lambda: self._inbox.put(_Released()))
         #: The signal that a person or a system sent to end the run.
         self.signalled: int | None = None
 
@@ -165,6 +176,8 @@ class Supervisor:
                     self._look_at_locks(now)
         finally:
             self._looping = False
+        if self._run.is_over:
+            self._close_executor()
 
     def stop(self, stop: Stop) -> None:
         """End the run early."""
@@ -184,7 +197,21 @@ class Supervisor:
                 self._run.not_launched(attempt, reason, time.monotonic())
             self.run_until(lambda: False)
         self._locks.close()
-        self._executor.close()
+        self._close_executor()
+
+    def _close_executor(self) -> None:
+        farewell = None if self._closed else self._executor.close()
+        self._closed = True
+        if farewell is None:
+            return
+        if farewell.output:
+            self._show_output(_NOBODY, farewell.output)
+            self._show_output(_NOBODY, b"")
+        if farewell.remark:
+            self._tell(notices.Remark(farewell.remark))
+        if farewell.problem:
+            output = farewell.output.decode("utf-8", "replace")
+            self._tell(notices.Problem(0, farewell.problem, output))
 
     @contextmanager
     def signals(self) -> Iterator[None]:
@@ -265,6 +292,8 @@ class Supervisor:
             case _NeverBegan(attempt, reason):
                 del self._live[attempt]
                 self._perform(self._run.not_launched(attempt, reason, time.monotonic()))
+            case _Released():
+                self._perform(self._run.release(time.monotonic()))
             case _Signalled(number):
                 self._signals_waiting -= 1
                 self._be_signalled(number)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, final
+from typing import Protocol, final, runtime_checkable
 
 from ..model import Attempt, Exit
 
@@ -27,6 +27,19 @@ class LaunchOrder:
     directory: Path
     #: Bytes that the attempt may use; None is no limit.
     memory: int | None = None
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Farewell:
+    """What an executor has to say when no attempt lives any more."""
+
+    #: Makes the run red; empty where all is well.
+    problem: str = ""
+    #: Worth a warning.
+    remark: str = ""
+    #: What was written by none of the attempts.
+    output: bytes = b""
 
 
 class ShardProcess(Protocol):
@@ -75,5 +88,21 @@ class Executor(Protocol):
     def start(self, order: LaunchOrder) -> ShardProcess:
         """Start an attempt or raise ``LaunchError``; called from one thread."""
 
-    def close(self) -> None:
-        """Give back what the executor itself holds, when no attempt lives any more."""
+    def close(self) -> Farewell | None:
+        """Give back what the executor itself holds, when no attempt lives any more; idempotent."""
+
+
+@runtime_checkable
+class StartsOneFirst(Protocol):
+    """An executor for which no second attempt should be launched before the first has collected."""
+
+    def start_one_first(self, release: Callable[[], None]) -> None:
+        """``release`` is called, in any thread, where the others need not wait after all."""
+
+
+@runtime_checkable
+class TellsHow(Protocol):
+    """An executor that has something to say about how its attempts are started."""
+
+    def how(self) -> str:
+        """For people, in a few words, once the first attempt has collected."""

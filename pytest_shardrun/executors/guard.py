@@ -12,6 +12,7 @@ import shutil
 import signal
 import sys
 import time
+from typing import TextIO
 
 #: How long a process that has begun to execute a program may be without an environment.
 _EXEC_SECONDS = 0.005
@@ -98,15 +99,15 @@ def _remove_cgroup(directory: str) -> None:
             return
 
 
-def main(mark: str, directory: str = "") -> None:
-    """Keep the list of live groups that stdin tells (+7, -7) and kill them when it ends.
+def main(lines: TextIO, mark: str, directory: str = "") -> None:
+    """Keep the list of live groups that the lines tell (+7, -7) and kill them when they end.
 
     The directory is removed then, if it is still there, and the empty ones that stdin named
     (//sys/fs/cgroup/...).
     """
     groups: set[int] = set()
     cgroups: list[str] = []
-    for line in sys.stdin:
+    for line in lines:
         if line[0] == "/":
             cgroups.append(line[1:-1])
             continue
@@ -125,4 +126,4 @@ def main(mark: str, directory: str = "") -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(sys.stdin, *sys.argv[1:])

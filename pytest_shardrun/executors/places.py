@@ -14,6 +14,8 @@ from ..model import Attempt
 
 #: Tells a worker where all shards of its run can meet.
 SHARED: Final = "SHARDRUN_SHARED"
+#: Stands for the process that collects and forks the attempts.
+WARM: Final = Attempt(0, 1)
 
 
 @final

@@ -173,6 +173,12 @@ class ShardTerminal:
         if planned.items:
             self._line(describe_plan(planned.plan))
 
+    def tell_start(self, how: str, *, wanted: str) -> None:
+        """Say how processes are started where that is not what was to be expected."""
+        expected = how == "fork" and wanted in ("auto", "fork")
+        if self._reporter is not None and self._verbosity >= (1 if expected else 0):
+            self._line(f"shard start: {how}")
+
     def count_collected(self, count: int) -> None:
         """Make pytest's last line say how many tests were collected."""
         if self._reporter is not None:

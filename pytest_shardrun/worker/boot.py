@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
-import fcntl
 import importlib.util
 import os
-import resource
 import signal
 import sys
 from collections.abc import Mapping
 from typing import Any, Final, NoReturn
 
-from . import wire
-from .stream import Stream
+from . import marks
+from .leaving import disown_exit_handlers, leave, run_and_leave
+from .stream import Stream, copy_above
 
 #: Makes a worker write the stacks of all threads to its output: real-time, so no test uses it.
 STACKS_SIGNAL: Final = signal.SIGRTMAX - 1 if hasattr(signal, "SIGRTMAX") else signal.SIGUSR2
+
+#: Names the descriptor by which a warm worker is told what to do.
+CONTROL_VARIABLE: Final = "SHARDRUN_CONTROL"
 
 #: The program of a worker. What follows the first line on stdin belongs to the session.
 PROGRAM: Final = """\
@@ -42,19 +44,67 @@ boot.main(launch)
 def main(launch: Mapping[str, Any]) -> NoReturn:
     """Run one attempt of a shard; ``launch`` is the first line that the controller sent."""
     stream = Stream(*_take_stream())
-    # The copy stays open when a test closes or replaces descriptor 2.
-    faulthandler.register(STACKS_SIGNAL, file=_copy_above(2), all_threads=True)
+    control = os.environ.pop(CONTROL_VARIABLE, None)
+    _register_stacks()
     # It was only meant to give all shards of a run the same order of sets.
     if launch["hash_seed_is_ours"]:
         os.environ.pop("PYTHONHASHSEED", None)
     sys.argv[:] = launch["argv"]
+    process = os.getpid()
 
     # pytest is imported after the descriptors are in place, so nothing it prints is an event.
     from .session import run_session
 
     _be_started_like_the_controller(launch["main"])
-    status = run_session(stream, launch)
+    if control is None:
+        status = run_session(stream, launch)
+    else:
+        from .control import adopt
+
+        status = run_session(stream, launch, _warm(adopt(int(control))))
+    if os.getpid() != process:
+        # The interpreter's own end is that of the process that was forked.
+        leave(status or 0)
     sys.exit(0 if status is None else status)
+
+
+def main_of_fork(
+    descriptors: tuple[int, int, int], connection: Any, launch: Mapping[str, Any]
+) -> NoReturn:
+    """Run a warm worker in a process that the controller has forked.
+
+    ``descriptors`` are the worker's ends of stdin, stream and output. The rest of the launch
+    comes by the connection.
+    """
+    os.setsid()
+    # One of them may be in another's place, where the controller was started without stdin.
+    for place, descriptor in enumerate([copy_above(each) for each in descriptors]):
+        os.dup2(descriptor, place)
+        os.close(descriptor)
+    for descriptor in descriptors:
+        if descriptor > 2:
+            os.close(descriptor)
+    stream = Stream(*_take_stream())
+    _register_stacks()
+    os.environ.update(launch["identity"])
+    disown_exit_handlers()
+    sys.path[:] = launch["sys_path"]
+    from .control import Control
+    from .session import run_session
+
+    warm = _warm(Control(connection))
+    run_and_leave(lambda: run_session(stream, launch, warm))
+
+
+def _warm(control: Any) -> Any:
+    from .obstacles import OWN_VARIABLES, Watch
+    from .warm import Warm
+
+    # The end of the first attempt, which has the same marks, must not be that of this process.
+    marks.show_environment(without=OWN_VARIABLES)
+    watch = Watch()
+    watch.begin()
+    return Warm(control, watch)
 
 
 def _be_started_like_the_controller(main: Mapping[str, str | None]) -> None:
@@ -68,10 +118,15 @@ def _be_started_like_the_controller(main: Mapping[str, str | None]) -> None:
             module.__spec__ = importlib.util.find_spec(main["spec"])
 
 
+def _register_stacks() -> None:
+    # The copy stays open when a test closes or replaces descriptor 2.
+    faulthandler.register(STACKS_SIGNAL, file=copy_above(2), all_threads=True)
+
+
 def _take_stream() -> tuple[int, int]:
     """Keep the stream for the worker; tests get an empty stdin and the output stream."""
-    read_descriptor = _copy_above(0)
-    write_descriptor = _copy_above(1)
+    read_descriptor = copy_above(0)
+    write_descriptor = copy_above(1)
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.close(nothing)
@@ -79,12 +134,3 @@ def _take_stream() -> tuple[int, int]:
     # What tests print with -s appears line by line, as on a terminal.
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     return read_descriptor, write_descriptor
-
-
-def _copy_above(descriptor: int) -> int:
-    soft_limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    lowest = wire.FIRST_DESCRIPTOR
-    if soft_limit != resource.RLIM_INFINITY:
-        lowest = min(lowest, soft_limit // 2)
-    # Not inheritable: a child that a test leaves behind cannot hold the stream open.
-    return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, lowest)

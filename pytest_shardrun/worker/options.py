@@ -43,6 +43,13 @@ _OF_A_RUN: Final = (
         "where the shards run (default: subprocess)",
     ),
     Option(
+        "--shard-start",
+        "METHOD",
+        "how processes on this machine are started: fork (one process collects and is then "
+        "forked), spawn (a fresh interpreter for each), or auto (default): fork where it does no "
+        "harm",
+    ),
+    Option(
         "--shard-split",
         "NAME",
         "how the tests are split: duration (default), count, hash, or the name of a "

@@ -19,6 +19,7 @@ from .children import Children
 from .fixtures import SharedFixtures
 from .recorder import record_xml
 from .stream import Stream
+from .warm import Warm
 
 #: How pytest_shardrun.plugin knows that it is in a worker and has nothing to do.
 PLUGIN_NAME: Final = "shardrun-worker"
@@ -26,9 +27,9 @@ PLUGIN_NAME: Final = "shardrun-worker"
 _GROUP_MARKS: Final = ("shard_group", "xdist_group")
 
 
-def run_session(stream: Stream, launch: Mapping[str, Any]) -> int | None:
+def run_session(stream: Stream, launch: Mapping[str, Any], warm: Warm | None = None) -> int | None:
     """Run pytest; the exit status to leave with where it could not say goodbye."""
-    worker = ShardWorker(stream, launch)
+    worker = ShardWorker(stream, launch, warm)
     try:
         status = pytest.main(launch["args"], plugins=[worker])
     except Exception as error:
@@ -48,13 +49,13 @@ class ShardWorker:
     #: pluggy's name of a plugin that is passed as an object.
     __name__ = PLUGIN_NAME
 
-    def __init__(self, stream: Stream, launch: Mapping[str, Any]) -> None:
+    def __init__(self, stream: Stream, launch: Mapping[str, Any], warm: Warm | None = None) -> None:
         self._stream = stream
         self._launch = launch
+        self._warm = warm
         self._config: pytest.Config
         self._session: pytest.Session
-        basetemp = launch["basetemp"]
-        self._scratch = Path(basetemp).parent if basetemp else None
+        self._scratch: Path | None = None
         self._clock = time.perf_counter
         self._fixtures = SharedFixtures()
         self._queue: deque[int] = deque()
@@ -93,7 +94,18 @@ class ShardWorker:
     def pytest_cmdline_main(self, config: pytest.Config) -> Generator[None, Any, Any]:
         # Before pytest_configure, where plugins ask who they are.
         self._config = config
-        config.workerinput = wire.unpack(self._launch["workerinput"])  # type: ignore[attr-defined]
+        if "workerinput" not in self._launch:
+            # The controller was not configured yet when it forked this process.
+            assert self._warm is not None
+            self._launch = self._warm.wait_for_launch()
+        launch = self._launch
+        self._scratch = Path(launch["basetemp"]).parent if launch["basetemp"] else None
+        if self._warm is None:
+            workerinput = wire.unpack(launch["workerinput"])
+        else:
+            workerinput = self._warm.take_launch(launch)
+            self._stream.remember()
+        config.workerinput = workerinput  # type: ignore[attr-defined]
         config.workeroutput = self._workeroutput  # type: ignore[attr-defined]
         option = config.option
         option.basetemp = self._launch["basetemp"]
@@ -199,6 +211,10 @@ class ShardWorker:
             raise
         self._send("collected", len(session.items), digest, session.testsfailed)
         if not _is_interrupted(session):
+            if self._warm is not None:
+                self._launch = self._warm.serve(self._config, self._stream) or self._launch
+                self._memory_ends = "SHARDRUN_ADDRESS_SPACE" in os.environ
+                self._warm = None
             # The controller may not know these tests yet; what comes next may end the process.
             self._receive(wait=True)
         return result
@@ -364,6 +380,8 @@ class ShardWorker:
         # Called after a plugin has raised in pytest_sessionfinish, too: that is no goodbye.
         if self._has_finished:
             self.said_goodbye = True
+            if self._warm is not None:
+                self._warm.end()
             output = wire.pack(self._workeroutput, self._complain, "workeroutput")
             self._send("goodbye", self._workeroutput["exitstatus"], output)
         return (yield)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import resource
 import select
 from typing import Any
 
@@ -28,6 +30,8 @@ class Stream:
         self._received = b""
         self._pending: list[bytes] = []
         self._sequence = 0
+        #: What was sent, where forks will have to send it again.
+        self._sent: list[bytes] | None = None
 
     def put(self, *event: object) -> None:
         """Add an event to what the next flush sends."""
@@ -40,6 +44,11 @@ class Stream:
         self._pending.clear()
         if self._getpid() != self._process:
             return
+        if self._sent is not None:
+            self._sent.append(data)
+        self._write_all(data)
+
+    def _write_all(self, data: bytes) -> None:
         view = memoryview(data)
         while view:
             view = view[self._write(self._write_descriptor, view) :]
@@ -59,3 +68,32 @@ class Stream:
         line, _, self._received = self._received.partition(b"\n")
         command: list[Any] = self._decode(line)
         return command
+
+    def remember(self) -> None:
+        """Keep what is sent from now on for ``move``."""
+        self._sent = []
+
+    def close(self) -> None:
+        """Give up the descriptors; forks go on with others."""
+        os.close(self._read_descriptor)
+        os.close(self._write_descriptor)
+
+    def move(self, read_descriptor: int, write_descriptor: int) -> None:
+        """Go on with other descriptors, in a fork perhaps, and send all once more."""
+        self._process = self._getpid()
+        self._read_descriptor = copy_above(read_descriptor)
+        self._write_descriptor = copy_above(write_descriptor)
+        os.close(read_descriptor)
+        os.close(write_descriptor)
+        sent, self._sent = self._sent, None
+        self._write_all(b"".join(sent or ()))
+
+
+def copy_above(descriptor: int) -> int:
+    """A copy of a descriptor, out of the way of tests that count on low numbers."""
+    soft_limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = wire.FIRST_DESCRIPTOR
+    if soft_limit != resource.RLIM_INFINITY:
+        lowest = min(lowest, soft_limit // 2)
+    # Not inheritable: a child that a test leaves behind cannot hold the stream open.
+    return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, lowest)

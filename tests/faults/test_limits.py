@@ -173,7 +173,7 @@ def test_an_attempt_without_progress_ends_the_effort(tmp_path: Path) -> None:
         """,
     }
 
-    finished = run(tmp_path, files, *ONE_SHARD, within=SOON)
+    finished = run(tmp_path, files, *ONE_SHARD, "--shard-start=spawn", within=SOON)
 
     crashes = kinds_of("crashes", before="passed", crashes="crash", after="not-run")
     check_books(finished, code=1, kinds=crashes)

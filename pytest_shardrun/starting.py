@@ -1,0 +1,188 @@
+"""How attempts on this machine are started."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any, Final, final
+
+import pytest
+
+from .cpus import usable_cpus
+from .executors.base import Executor
+from .executors.forking import ForkingExecutor
+from .executors.guardian import Guardian, fork_guard
+from .executors.local import marks_of, open_pipes
+from .executors.places import WARM, Places, open_places
+from .executors.subprocess import SubprocessExecutor
+from .executors.warm import EarlyChild, Warm
+from .identity import RunIdentity, new_identity
+from .model import Attempt
+from .nodes import xdist_variables
+from .settings import Settings
+from .worker import boot
+from .worker.control import connect
+from .worker.identity import ShardIdentity
+
+#: The first attempt of every run.
+_FIRST: Final = Attempt(1, 1)
+#: Where the programs of pytest begin.
+_ENTRIES: Final = ("console_main", "_console_main")
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Early:
+    """A worker that was forked before this process was configured, and what it was told."""
+
+    identity: RunIdentity
+    shards: int
+    warm: Warm
+    guardian: Guardian
+    places: Places | None
+
+    def discard(self) -> None:
+        """Nobody wants it after all."""
+        self.warm.dismiss()
+        self.warm.wait(with_children=True)
+        if self.places is not None:
+            self.places.close()
+        self.guardian.close()
+
+
+EARLY: Final = pytest.StashKey["Early | None"]()
+#: What was read before plugins were shown other values of their options.
+SETTINGS: Final = pytest.StashKey[Settings]()
+
+
+def fork_early(config: pytest.Config, sys_path: Sequence[str]) -> None:
+    """Fork a worker while this process has imported pytest and its plugins, and nothing else.
+
+    Does nothing where that could make a difference to the suite.
+    """
+    config.stash[EARLY] = None
+    shards = _shards_of(config)
+    if shards is None or not _may_fork_early(sys_path):
+        return
+    identity = new_identity()
+    shard = ShardIdentity(number=1, shards=shards, run=identity.run_id, attempt=1, slot=0)
+    places = open_places()
+    launch = {
+        "args": [str(each) for each in config.invocation_params.args],
+        "sys_path": list(sys_path),
+        "identity": {
+            **xdist_variables(shard, identity.testrun_uid),
+            **shard.variables,
+            **(places.prepare(WARM) if places is not None else {}),
+        },
+    }
+    pipes = open_pipes()
+    control, theirs = connect()
+    mark = f"SHARDRUN_RUN={identity.run_id}"
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    pid = os.fork()
+    if pid == 0:
+        control.close()
+        for end in (pipes.stdin[1], pipes.stream[0], pipes.output[0]):
+            os.close(end)
+        # The hook of this process, which imports nothing any more.
+        hook: object = config.pluginmanager.rewrite_hook
+        sys.meta_path[:] = [each for each in sys.meta_path if each is not hook]
+        boot.main_of_fork(pipes.worker_ends, theirs, launch)
+    theirs.close()
+    pipes.close_worker_ends()
+    guardian = fork_guard(mark, places)
+    warm = Warm(EarlyChild(pid), pipes, control, guardian, marks_of(mark, _FIRST))
+    early = config.stash[EARLY] = Early(identity, shards, warm, guardian, places)
+    config.add_cleanup(lambda: _discard_unused(config, early))
+
+
+def _discard_unused(config: pytest.Config, early: Early) -> None:
+    if config.stash[EARLY] is early:
+        early.discard()
+
+
+def identity_of(config: pytest.Config) -> RunIdentity:
+    """The identity that an early worker has already, or a new one."""
+    early = config.stash.get(EARLY, None)
+    return new_identity() if early is None else early.identity
+
+
+def make_executor(config: pytest.Config, run_id: str) -> Executor:
+    """The executor of attempts on this machine."""
+    settings = config.stash[SETTINGS]
+    early = config.stash.get(EARLY, None)
+    if early is not None and (early.shards != settings.shards or settings.start == "spawn"):
+        early.discard()
+        early = None
+    config.stash[EARLY] = None
+    if settings.start == "spawn" or not can_fork():
+        return SubprocessExecutor(run_id)
+    if early is None:
+        return ForkingExecutor(
+            SubprocessExecutor(run_id), None, alike=True, grace=settings.policy.grace
+        )
+    return ForkingExecutor(
+        SubprocessExecutor(run_id, guardian=early.guardian, places=early.places),
+        early.warm,
+        alike="PYTHONHASHSEED" in os.environ,
+        grace=settings.policy.grace,
+    )
+
+
+def can_fork() -> bool:
+    """Whether this system lets us fork workers and watch over the forks."""
+    if sys.platform != "linux" or not hasattr(os, "pidfd_open"):
+        return False
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except OSError:
+        return False
+    return os.path.isdir("/proc/self/fd")
+
+
+def _shards_of(config: pytest.Config) -> int | None:
+    """How many shards there will be, if they are workers on this machine that may be forked."""
+    known: Any = config.known_args_namespace
+
+    def given(name: str) -> str:
+        value = getattr(known, name, None)
+        return str(config.getini(name) if value is None else value).strip()
+
+    if (
+        given("shard_executor") not in ("", "subprocess")
+        or given("shard_start") not in ("", "auto", "fork")
+        or getattr(known, "stepwise", False)
+        or getattr(known, "shard_replay", None)
+        or getattr(known, "version", 0)
+        or getattr(known, "help", False)
+    ):
+        return None
+    text = given("shards")
+    if text in ("", "0"):
+        return None
+    if text == "auto":
+        return usable_cpus()
+    return int(text) if text.isascii() and text.isdigit() else None
+
+
+def _may_fork_early(sys_path: Sequence[str]) -> bool:
+    return can_fork() and len(os.listdir("/proc/self/task")) == 1 and _is_plain_pytest()
+
+
+def _is_plain_pytest() -> bool:
+    """Whether this process is pytest's own program, and not one that calls it."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        if frame.f_code.co_name in _ENTRIES and frame.f_globals.get("__name__") in (
+            "_pytest.config",
+            "pytest",
+        ):
+            caller = frame.f_back
+            return caller is not None and caller.f_globals.get("__name__") == "__main__"
+        frame = frame.f_back
+    return False
