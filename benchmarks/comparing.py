@@ -11,10 +11,8 @@ from pathlib import Path
 from statistics import median
 from typing import Final
 
-from scripts.real_suites import clean_environment
-
 from .measuring import Cost, MeasuringError, measure
-from .workloads import Place, Workload
+from .workloads import Place, Workload, environment
 
 XDIST_MODES: Final = ("load", "worksteal", "loadfile")
 OURS: Final = "shardrun"
@@ -149,7 +147,7 @@ def _run(
     if workload.forgets:
         shutil.rmtree(place.directory / ".pytest_cache", ignore_errors=True)
     command = [*place.command, *options]
-    cost = measure(command, Path(place.directory), clean_environment(), timeout=TIMEOUT)
+    cost = measure(command, Path(place.directory), environment(), timeout=TIMEOUT)
     if cost.exit_code not in RESULTS and not may_crash:
         tail = cost.output[-2000:]
         raise MeasuringError(f"exit code {cost.exit_code} of {' '.join(command)}\n{tail}")

@@ -6,10 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
 
-from scripts.real_suites import clean_environment
-
 from .measuring import measure
-from .workloads import Place
+from .workloads import Place, environment
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +21,6 @@ class Idle:
 
 def measure_idle(place: Place, *, pairs: int, say: Callable[[str], None]) -> Idle:
     """Run a suite with the plugin and with the plugin switched off, in turn."""
-    environment = clean_environment()
     walls, cpus = [], []
     for number in range(pairs + 1):
         # Who goes first changes, so that what a pause or a cache does to the first hits both.
@@ -31,7 +28,7 @@ def measure_idle(place: Place, *, pairs: int, say: Callable[[str], None]) -> Idl
         costs = {}
         for options in order if number % 2 else reversed(order):
             command = [*place.command, *options]
-            costs[options] = measure(command, place.directory, environment, timeout=600)
+            costs[options] = measure(command, place.directory, environment(), timeout=600)
         if number:
             with_it, without = costs[()], costs[("-p", "no:shardrun")]
             walls.append(with_it.seconds / without.seconds)

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
-from scripts.real_suites import SuiteError, prepare
+from scripts.real_suites import SuiteError, clean_environment, prepare
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +20,15 @@ class Place:
     directory: Path
     #: How pytest is called there, without any option of this benchmark's.
     command: tuple[str, ...]
+
+
+def environment() -> dict[str, str]:
+    """The environment of every run: byte code is kept, as on a machine of one's own."""
+    return {
+        name: value
+        for name, value in clean_environment().items()
+        if name not in ("PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED")
+    }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

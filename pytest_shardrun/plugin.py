@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from .worker import identity, options
+from .worker import fixture, options
 
 if TYPE_CHECKING:
     from .precedence import Decision
@@ -50,10 +50,8 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
 
         config.pluginmanager.register(Replaying(config.getoption("shard_replay")), NAME)
         return
-    # Imported where it is needed: without shards the plugin costs nothing.
-    from .settings import wants_shards
-
-    if wants_shards(config):
+    if options.wants_shards(config):
+        # What follows is imported where it is needed: without shards the plugin costs nothing.
         decision = _decide(config)
         config.pluginmanager.register(_Remark(decision.sentence), "shardrun-remark")
         if decision.shards_win:
@@ -63,7 +61,7 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if not _in_worker(config.pluginmanager):
         options.add_markers(config)
-        config.pluginmanager.register(identity, "shardrun-identity")
+        config.pluginmanager.register(fixture, "shardrun-identity")
 
 
 def pytest_shardrun_executors(config: pytest.Config) -> Mapping[str, Callable[[str], Any]]:

@@ -41,11 +41,6 @@ class Settings:
     plan_only: bool
 
 
-def wants_shards(config: pytest.Config) -> bool:
-    """Whether a run in shards was asked for, on the command line or in the ini file."""
-    return _given(config, "shards") not in ("", "0") or bool(config.getoption("shard_plan"))
-
-
 def read_settings(config: pytest.Config) -> Settings:
     """The settings of the command line and the ini file; ``pytest.UsageError`` names the option."""
     _refuse_what_needs_a_person(config)

@@ -8,8 +8,8 @@ import pytest
 
 from pytest_shardrun.cpus import usable_cpus
 from pytest_shardrun.model import Amount, Halt, HaltWhen, HaltWhy, LeakPolicy, Policy, Retries
-from pytest_shardrun.settings import Settings, choose, read_settings, wants_shards
-from pytest_shardrun.worker.options import CONTAINER_OPTIONS, OPTIONS
+from pytest_shardrun.settings import Settings, choose, read_settings
+from pytest_shardrun.worker.options import CONTAINER_OPTIONS, OPTIONS, wants_shards
 
 
 @pytest.fixture(autouse=True)

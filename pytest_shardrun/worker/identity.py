@@ -1,12 +1,10 @@
-"""The fixture ``shard``: which one this is."""
+"""Which shard this is, as its tests see it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, final
-
-import pytest
 
 #: Where ``config.workerinput`` has what is told here.
 KEY: Final = "shardrun"
@@ -49,12 +47,8 @@ class ShardIdentity:
             "slot": self.slot,
         }
 
-
-_WITHOUT_SHARDS: Final = ShardIdentity(number=1, shards=1, run="", attempt=1, slot=0)
-
-
-@pytest.fixture(scope="session")
-def shard(request: pytest.FixtureRequest) -> ShardIdentity:
-    """Which shard this is: its number, shards, run, attempt and slot."""
-    told = getattr(request.config, "workerinput", {}).get(KEY)
-    return _WITHOUT_SHARDS if told is None else ShardIdentity(**told)
+    @classmethod
+    def of(cls, workerinput: Mapping[str, Any]) -> ShardIdentity:
+        """What was told to a worker; without shards the first and only one."""
+        told = workerinput.get(KEY)
+        return cls(number=1, shards=1, run="", attempt=1, slot=0) if told is None else cls(**told)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 import pytest
 
 
-@dataclass(frozen=True)
-class Option:
+class Option(NamedTuple):
     """One option; it has an ini name of the same words unless it makes sense for one run only."""
 
     flag: str
@@ -294,3 +292,12 @@ def add_markers(config: pytest.Config) -> None:
     """Make pytest know the marks, also under ``--strict-markers``."""
     for marker in MARKERS:
         config.addinivalue_line("markers", marker)
+
+
+def wants_shards(config: pytest.Config) -> bool:
+    """Whether a run in shards was asked for, on the command line or in the ini file."""
+    given = config.getoption("shards")
+    if given is None:
+        given = config.getini("shards")
+    wanted = str(given).strip() if given else ""
+    return wanted not in ("", "0") or bool(config.getoption("shard_plan"))

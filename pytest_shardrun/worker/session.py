@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import pytest
 
-from . import capturing, identity, limits, needs, options, terminal, wire, xdist
+from . import capturing, fixture, limits, needs, options, terminal, wire, xdist
 from .children import Children
 from .fixtures import SharedFixtures
 from .recorder import record_xml
@@ -117,7 +117,7 @@ class ShardWorker:
         option.dist = "no"
         option.tx = []
         xdist.stand_in_for_xdist(config)
-        config.pluginmanager.register(identity, "shardrun-identity")
+        config.pluginmanager.register(fixture, "shardrun-identity")
         options.add_markers(config)
         try:
             return (yield)
