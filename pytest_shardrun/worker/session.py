@@ -85,8 +85,8 @@ class ShardWorker:
     ) -> Generator[None, Any, Any]:
         known = early_config.known_args_namespace
         if hasattr(known, "cov_append"):
-            # Old data is cleared by the controller, once. Each process would do that when it starts,
-            # and with it clear what other shards have measured until then.
+            # Old data is cleared by the controller, once. Each process would do that when it
+            # starts, and with it clear what other shards have measured until then.
             known.cov_append = True
         return (yield)
 

@@ -29,7 +29,7 @@ from .table import MANUAL, contradictions, make_row, read_rows, with_rows
 #: A change is checked in the first.
 MODES: Final = (
     Mode("alone"),
-    Mode("xdist", requirements=("pytest-xdist",), load=("xdist",)),
+    Mode("pytest-xdist installed", requirements=("pytest-xdist",), load=("xdist",)),
 )
 
 
@@ -114,7 +114,8 @@ def tell(finding: Finding) -> None:
     unexplained = finding.unexplained
     if not unexplained:
         explained = len(finding.differences)
-        print(f"ok      {finding.title}" + (f" ({explained} explained)" * bool(explained)))
+        told = f" ({explained} explained)" if explained else ""
+        print(f"ok      {finding.title}{told}", flush=True)
         return
     print(f"FAILED  {finding.title}")
     print("\n".join([*unexplained, finding.transcript]), flush=True)
@@ -123,7 +124,8 @@ def tell(finding: Finding) -> None:
 def wrong_explanations(case: Case, findings: Sequence[Finding]) -> list[str]:
     """Explanations of a case that no run has needed."""
     own = [finding for finding in findings if finding.case is case]
-    return [f"{case.name}: no run differs as {each!r} says" for each in unneeded(case, own) if own]
+    stale = unneeded(case, own, MODES[0])
+    return [f"{case.name}: no run differs as {each!r} says" for each in stale]
 
 
 def wrong_table(

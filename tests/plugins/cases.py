@@ -18,6 +18,13 @@ class Difference:
     #: A regular expression for what the comparison finds.
     pattern: str
     reason: str
+    #: The mode in which alone it is so; empty: in the first, and maybe in others.
+    mode: str = ""
+
+    @property
+    def told(self) -> str:
+        """The reason, for people."""
+        return f"with {self.mode}: {self.reason}" if self.mode else self.reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,4 +158,6 @@ def _difference(path: Path, text: str) -> Difference:
     pattern, arrow, reason = text.partition(" => ")
     if not arrow or not reason.strip():
         raise CaseError(f"{path.name}: differs: {text} is no PATTERN => REASON")
-    return Difference(pattern.strip(), reason.strip())
+    match = re.fullmatch(r"\[(.+?)\] (.+)", pattern.strip())
+    mode, pattern = (match[1], match[2]) if match else ("", pattern.strip())
+    return Difference(pattern, reason.strip(), mode)

@@ -46,7 +46,7 @@ class Finding:
 
     @property
     def unexplained(self) -> list[str]:
-        patterns = [each.pattern for each in self.case.differs]
+        patterns = [each.pattern for each in self.case.differs if each.mode in ("", self.mode.name)]
         return [text for text in self.differences if not _matched(patterns, [text])]
 
 
@@ -72,10 +72,17 @@ def examine(
     return Finding(case, mode, arguments, tuple(found), f"{plain.show()}\n\n{sharded.show()}")
 
 
-def unneeded(case: Case, findings: Iterable[Finding]) -> list[str]:
-    """Explanations for differences that no run has shown."""
-    found = [text for finding in findings for text in finding.differences]
-    return [each.pattern for each in case.differs if not _matched([each.pattern], found)]
+def unneeded(case: Case, findings: Iterable[Finding], first: Mode) -> list[str]:
+    """Explanations for differences that no run has shown in the mode that they are about."""
+    by_mode: dict[str, list[str]] = {}
+    for finding in findings:
+        by_mode.setdefault(finding.mode.name, []).extend(finding.differences)
+    return [
+        each.pattern
+        for each in case.differs
+        for mode in [each.mode or first.name]
+        if mode in by_mode and not _matched([each.pattern], by_mode[mode])
+    ]
 
 
 def _run(

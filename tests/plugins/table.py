@@ -42,7 +42,7 @@ def make_row(case: Case, *, differs: bool, versions: Mapping[str, str]) -> Row:
         return Row(case.name, shown, "refused", f"{text} “{case.refused}”")
     if not differs:
         return Row(case.name, shown, "same", text)
-    reasons = "; ".join(dict.fromkeys(each.reason for each in case.differs))
+    reasons = "; ".join(dict.fromkeys(each.told for each in case.differs))
     return Row(
         case.name, shown, "differs", f"{text} **Differs:** {reasons}. **Do:** {case.advice}."
     )
