@@ -528,7 +528,7 @@ class Controller:
             self._session.shouldstop = self._session.shouldstop or asked.reason
 
     def _replay_test(self, done: notices.TestDone, *, others_follow: bool) -> None:
-        if done.blame is not None and done.blame.internal:
+        if done.blame is not None and done.blame.internal and not others_follow:
             self._internal_error = True
         reports = self._reports(done, others_follow=others_follow)
         try:
