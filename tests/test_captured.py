@@ -95,6 +95,22 @@ def test_the_report_of_a_crash_shows_what_the_test_had_printed(
     assert sections(run) == expected, run.show()
 
 
+@pytest.mark.parametrize("start", ["auto", "fork"])
+def test_processes_that_were_forked_have_files_of_their_own(
+    pytester: pytest.Pytester, start: str
+) -> None:
+    pytester.makepyfile(test_it=DYING, test_later="def test_later(): assert 0")
+
+    run = run_pytest(pytester.path, "--shards=1", f"--shard-start={start}", env={"DIES": "call"})
+
+    # Neither what holds them nor what the dead one left in them is anybody's obstacle.
+    assert "shard start: spawn" not in run.stdout, run.show()
+    assert "although" not in run.stdout
+    assert "[shard 1] about to die" not in run.stdout
+    assert sections(run)["Captured stdout call"] == "about to die\n"
+    assert run.counts == {"passed": 1, "failed": 2}
+
+
 def test_what_was_captured_is_shown_as_the_user_wants_it(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(test_it=DYING)
 

@@ -39,47 +39,63 @@ def capture_into(config: pytest.Config, prefix: str) -> None:
             _keep_log(handler, f"{prefix}.log")
 
 
+def log_descriptor(config: pytest.Config) -> int | None:
+    """Where what is logged is kept, if it is."""
+    logging: Any = config.pluginmanager.get_plugin("logging-plugin")
+    stream = getattr(getattr(logging, "report_handler", None), "stream", None)
+    return stream.descriptor if isinstance(stream, _KeptText) else None
+
+
 class _KeptText(io.StringIO):
     """What was logged since the last phase of a test began, in memory and in a file."""
 
     def __init__(self, descriptor: int) -> None:
         super().__init__()
-        self._descriptor = descriptor
+        self.descriptor = descriptor
         # Tests replace what is in modules.
         self._write_file = os.write
 
     def write(self, text: str) -> int:
         # A test may have closed it, and is none the worse for that.
         with contextlib.suppress(OSError):
-            self._write_file(self._descriptor, text.encode("utf-8", "replace"))
+            self._write_file(self.descriptor, text.encode("utf-8", "replace"))
         return super().write(text)
 
 
 def _keep_log(handler: Any, path: str) -> None:
-    opened = os.open(
-        path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600
-    )
+    opened = _create(path, os.O_WRONLY | os.O_APPEND)
     try:
         # Out of the way of tests that count on low numbers.
         descriptor = fcntl.fcntl(opened, fcntl.F_DUPFD_CLOEXEC, wire.FIRST_DESCRIPTOR)
     finally:
         os.close(opened)
-    forget = handler.reset
+    # Of the class: the file of the process that this one was forked from is not for this one.
+    forget = type(handler).reset
     truncate = os.ftruncate
 
     def reset() -> None:
         has_text = bool(handler.stream.tell())
-        forget()
+        forget(handler)
         handler.stream = _KeptText(descriptor)
         if has_text:
             with contextlib.suppress(OSError):
                 truncate(descriptor, 0)
 
+    if isinstance(handler.stream, _KeptText):
+        os.close(handler.stream.descriptor)
+    handler.stream = _KeptText(descriptor)
     handler.reset = reset
 
 
+def _create(path: str, flags: int) -> int:
+    # The file of the process that this one was forked from stays that process's own.
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+    return os.open(path, flags | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+
+
 def _replace(stream: Any, path: str) -> None:
-    named = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    named = _create(path, os.O_RDWR)
     try:
         stream.tmpfile.flush()
         # pytest goes on with the descriptor that it knows.

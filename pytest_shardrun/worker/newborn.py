@@ -51,9 +51,12 @@ def input_of(launch: Mapping[str, Any]) -> dict[str, Any]:
 def own_files(config: pytest.Config) -> set[tuple[int, int]]:
     """Device and inode of what pytest and we hold open, and each attempt opens for itself."""
     descriptors = [1, 2]
+    kept_log = capturing.log_descriptor(config)
+    if kept_log is not None:
+        descriptors.append(kept_log)
     manager: Any = config.pluginmanager.get_plugin(_CAPTURE)
-    capturing = None if manager is None else manager._global_capturing
-    for capture in () if capturing is None else (capturing.out, capturing.err, capturing.in_):
+    streams = None if manager is None else manager._global_capturing
+    for capture in () if streams is None else (streams.out, streams.err, streams.in_):
         file = getattr(capture, "tmpfile", None)
         # Nothing but what is kept in memory has no descriptor.
         with contextlib.suppress(AttributeError, OSError, ValueError):
