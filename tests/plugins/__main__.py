@@ -28,7 +28,9 @@ from .table import MANUAL, contradictions, make_row, read_rows, with_rows
 
 #: A change is checked in the first.
 MODES: Final = (
-    Mode("alone"),
+    Mode("default"),
+    Mode("spawned", arguments=("--shard-start=spawn",)),
+    Mode("forked", arguments=("--shard-start=fork",)),
     Mode("pytest-xdist installed", requirements=("pytest-xdist",), load=("xdist",)),
 )
 
