@@ -110,6 +110,12 @@ class ChildSeen:
 
 @final
 @dataclass(frozen=True, slots=True)
+class Keeping:
+    """It has set up something for all shards, and cleans it up when its session ends."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class Warned:
     local: int | None
     data: dict[str, Any]
@@ -202,6 +208,7 @@ Event: TypeAlias = (
     | Reported
     | Finished
     | ChildSeen
+    | Keeping
     | Warned
     | XmlRecorded
     | Lossy
@@ -237,6 +244,8 @@ def _event_of(content: list[Any], line: bytes) -> Event:
             return Reported(local, when, outcome, xfail, data)
         case ["finish", int(local), float(seconds)]:
             return Finished(local, seconds)
+        case ["keeping"]:
+            return Keeping()
         case ["child", int(pid)]:
             return ChildSeen(pid)
         case ["finish", int(local), float(seconds), float(shared), float(setup)]:

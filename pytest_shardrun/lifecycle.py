@@ -96,6 +96,10 @@ class Life:
     said_goodbye: bool = False
     goodbye_status: int = 0
     dismissed: bool = False
+    #: It has set up something that the other shards may need until they end.
+    keeps: bool = False
+    #: It has no more to do than that.
+    only_keeps: bool = False
     #: What pytest or a plugin broke over, or the text of a KeyboardInterrupt.
     trouble: str = ""
     interrupted: bool = False

@@ -80,6 +80,8 @@ class Run:
         #: How many more attempts the machine has memory for.
         self._room = UNKNOWN_ROOM
         self._has_lacked_room = False
+        #: An attempt has stopped to take a place, and still lives.
+        self._has_freed_place = False
         #: In which shard tests were that no round before this one has run.
         self._homes: dict[int, int] = {}
         self._tries = Tries(policy.retries)
@@ -117,6 +119,8 @@ class Run:
                 self._handle(shard, shard.life, event, now)
             except events.BrokenStream as error:
                 return self.broke(attempt, f"its stream broke: {error}", now)
+            if self._has_freed_place:
+                self._launch_waiting(now)
         return self._take_actions()
 
     def broke(self, attempt: Attempt, reason: str, now: float) -> list[Action]:
@@ -253,7 +257,7 @@ class Run:
     @property
     def lacks_room(self) -> bool:
         """An attempt waits for memory: ``measured`` should be called soon."""
-        return self._may_launch and self._room <= 0 and self._living() > 0
+        return self._may_launch and self._room <= 0 and self._working() > 0
 
     @property
     def attempts(self) -> set[Attempt]:
@@ -309,10 +313,11 @@ class Run:
     # Launching
 
     def _launch_waiting(self, now: float) -> None:
+        self._has_freed_place = False
         while (
             self._may_launch
-            and not (self._one_first and self._living())
-            and (self._room > 0 or not self._living())
+            and not (self._one_first and self._working())
+            and (self._room > 0 or not self._working())
         ):
             number = self._waiting.popleft()
             if self._dispatcher is not None and self._dispatcher.may_finish(number):
@@ -322,7 +327,12 @@ class Run:
 
     @property
     def _may_launch(self) -> bool:
-        return bool(self._waiting) and self._living() < self._policy.jobs
+        return bool(self._waiting) and self._working() < self._policy.jobs
+
+    def _working(self) -> int:
+        return sum(
+            shard.life is not None and not shard.life.only_keeps for shard in self._shards.values()
+        )
 
     def _living(self) -> int:
         return sum(shard.life is not None for shard in self._shards.values())
@@ -332,7 +342,7 @@ class Run:
         return min(set(range(len(taken) + 1)) - taken)
 
     def _launch_again(self, shard: Shard, now: float) -> None:
-        if self._room > 0 or not self._living():
+        if self._room > 0 or not self._working():
             self._launch(shard, now)
         else:
             self._waiting.appendleft(shard.number)
@@ -382,6 +392,8 @@ class Run:
                 self._finish_test(shard, life, event, now)
                 self._pump(shard)
                 self._pump_idle()
+            case events.Keeping():
+                life.keeps = True
             case events.ChildSeen(pid):
                 if life.running is not None:
                     life.children[pid] = life.running
@@ -699,7 +711,20 @@ class Run:
             places = [shard.collection.places[position] for position in batch.positions]
             self._do(Send(life.attempt, events.run_command(places, more=batch.more)))
         elif dispatcher.may_finish(shard.number):
-            self._dismiss(life)
+            if life.keeps and self._others_may_need(life):
+                life.only_keeps = True
+                # Its place is free: nothing waits for the end of its process.
+                dispatcher.left(shard.number)
+                self._has_freed_place = True
+            else:
+                self._dismiss(life)
+
+    def _others_may_need(self, keeper: Life) -> bool:
+        """Whether a test can still run that needs what this attempt has set up for all."""
+        return bool(self._waiting) or any(
+            shard.life is not None and shard.life is not keeper and not shard.life.only_keeps
+            for shard in self._shards.values()
+        )
 
     def _dismiss(self, life: Life) -> None:
         life.dismissed = True
@@ -778,6 +803,8 @@ class Run:
                 self._go_on(shard, life, ending, progress=progress, now=now)
         self._launch_waiting(now)
         self._pump_all()
+        if self._has_freed_place:
+            self._launch_waiting(now)
         self._plan_round(now)
 
     def _go_on(

@@ -42,6 +42,7 @@ WORDS: Final[list[tuple[list[Any], Event]]] = [
         events.Reported(None, None, "rerun", False, None),
     ),
     (["finish", 4, 0.25], events.Finished(4, 0.25)),
+    (["keeping"], events.Keeping()),
     (["child", 4321], events.ChildSeen(4321)),
     (["finish", 4, 0.25, 0.2, 0.1], events.Finished(4, 0.25, 0.2, 0.1)),
     (

@@ -1,12 +1,14 @@
-"""The fixture ``shard``."""
+"""The fixtures ``shard`` and ``run_once``."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .identity import ShardIdentity
 
 
@@ -17,3 +19,14 @@ def shard(request: pytest.FixtureRequest) -> ShardIdentity:
     from .identity import ShardIdentity
 
     return ShardIdentity.of(getattr(request.config, "workerinput", {}))
+
+
+@pytest.fixture(scope="session")
+def run_once(request: pytest.FixtureRequest) -> Callable[[str, Callable[[], Any]], Any]:
+    """Call ``run_once(name, function)`` for what the function returns, called once for all shards.
+
+    A function that yields is continued at the end of the run, when no shard needs it any more.
+    """
+    from .once import once_of
+
+    return once_of(request.config).run

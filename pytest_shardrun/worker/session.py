@@ -69,8 +69,6 @@ class ShardWorker:
         self._workeroutput: dict[str, Any] = {}
         self._has_finished = False
         self._children = Children()
-        # The limit is one on the address space, where no kernel ends the process.
-        self._memory_ends = "SHARDRUN_ADDRESS_SPACE" in os.environ
         self.said_goodbye = False
 
     # Options and identity
@@ -156,6 +154,10 @@ class ShardWorker:
             markup=self._launch["markup"],
             width=self._launch["width"],
         )
+
+    def tell_keeping(self) -> None:
+        """This process has set up something for all shards, and will clean it up."""
+        self._send("keeping")
 
     def _record_xml(self, nodeid: str | None, name: str, value: str) -> None:
         self._stream.put("xml", nodeid, name, value)
@@ -331,7 +333,9 @@ class ShardWorker:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_makereport(self, call: pytest.CallInfo[Any]) -> None:
         excinfo = call.excinfo
-        if self._memory_ends and excinfo is not None and excinfo.errisinstance(MemoryError):
+        # The limit is one on the address space, where no kernel ends the process.
+        is_limited = "SHARDRUN_ADDRESS_SPACE" in os.environ
+        if is_limited and excinfo is not None and excinfo.errisinstance(MemoryError):
             # What a test still holds would make all after it fail: they go to a new process.
             self._output.write(f"{self._explain(excinfo)}\n")
             self._output.flush()
