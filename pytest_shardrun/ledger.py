@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final, final
+from typing import Final, NamedTuple
 
 from .events import Reported
 from .model import Status
@@ -14,9 +13,8 @@ from .model import Status
 FAILED: Final = (Status.FAILED, Status.ERROR)
 
 
-@final
-@dataclass(frozen=True, slots=True)
-class Entry:
+# A tuple is made in a third of the time of a frozen dataclass, and every test has one.
+class Entry(NamedTuple):
     """The end of one test."""
 
     status: Status

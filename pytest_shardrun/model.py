@@ -25,6 +25,9 @@ class Status(enum.Enum):
     XPASSED = "xpassed"
     NOT_RUN = "not run"
 
+    # That of the enumeration is written in Python, and every test is counted by its status.
+    __hash__ = object.__hash__
+
 
 @final
 @dataclass(frozen=True, slots=True)

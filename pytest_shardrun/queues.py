@@ -75,10 +75,12 @@ class Queue:
         position = part.positions[part.start]
         part.start += 1
         part.begun = True
-        if not part:
+        if part.start == len(part.positions):
             self.parts.popleft()
-        self._shrink(part.unit, 1)
-        return position, part.unit
+        unit = part.unit
+        self.count -= 1
+        self.seconds = self.seconds - unit.each_seconds if self.count else 0.0
+        return position, unit
 
     def find(
         self, refuses: Callable[[Unit], bool], accepts: Callable[[int], bool]

@@ -57,6 +57,12 @@ class Durations:
         """Whether it was measured, by itself or with the others of its module."""
         return nodeid in self.seconds or module_of(nodeid) in self.rests
 
+    def count_known(self, nodeids: Sequence[str]) -> int:
+        """How many of these were measured."""
+        if self.rests:
+            return sum(map(self.known, nodeids))
+        return len([nodeid for nodeid in nodeids if nodeid in self.seconds])
+
     def estimate(self, nodeids: Sequence[str]) -> list[float]:
         """The seconds of each test: its own, else those of a usual test in its module or suite."""
         seconds = self.seconds

@@ -125,7 +125,7 @@ def make_plan(
         ),
         serial=tuple(sorted(order[position] for position in serial)),
         digest=_digest(shares, serial, nodeids),
-        measured=bool(items) and 2 * sum(map(durations.known, nodeids)) >= len(items),
+        measured=bool(items) and 2 * durations.count_known(nodeids) >= len(items),
     )
 
 
@@ -155,9 +155,9 @@ def _rejoined(share: Sequence[Unit], items: Sequence[Item]) -> list[Unit]:
     modules: defaultdict[str, list[Unit]] = defaultdict(list)
     others: list[Unit] = []
     for unit in share:
-        names = {module_of(items[position].nodeid) for position in unit.positions}
-        if unit.divisible and len(names) == 1:
-            modules[names.pop()].append(unit)
+        first = items[unit.positions[0]]
+        if unit.divisible and first.scope != "package":
+            modules[module_of(first.nodeid)].append(unit)
         else:
             others.append(unit)
     return [
