@@ -27,7 +27,7 @@ from .identity import RunIdentity
 from .lifecycle import after_stop
 from .locks import DIRECTORY as LOCK_DIRECTORY
 from .locks import Locks, lock_directory
-from .model import Attempt, HaltWhy, Item, Plan
+from .model import Attempt, EndingKind, HaltWhy, Item, Plan
 from .nodes import Node
 from .planning.outlook import counts_to_show, outlooks
 from .planning.splitters import Splitter, make_plan
@@ -74,6 +74,8 @@ class Controller:
         self._collected_after = 0.0
         self._clock_started = time.monotonic()
         self._nodes: dict[Any, Node] = {}
+        #: Processes that ran tests or tried to.
+        self._workers = 0
         self._planned: notices.Planned | None = None
         self._refused: list[str] | None = None
         self._collection_errors = 0
@@ -294,6 +296,8 @@ class Controller:
             self._supervisor.close()
             self._close_books()
             self._save()
+            # Plugins compare it with the number of workers that they have heard of.
+            self._config.option.numprocesses = max(1, self._workers)
         self._open.close()
         if self._internal_error and session.exitstatus in (0, 1):
             session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
@@ -615,6 +619,9 @@ class Controller:
             node.workeroutput = wire.unpack(ended.workeroutput)
         else:
             error = ended.ending.reason
+        is_surplus = error is not None and ended.ending.kind is EndingKind.STOPPED
+        if not is_surplus or self._run.stopped is not None:
+            self._workers += 1
         hook = self._config.hook
         if hasattr(hook, "pytest_testnodedown"):
             hook.pytest_testnodedown(node=node, error=error)

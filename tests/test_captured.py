@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -149,3 +150,59 @@ def test_of_a_flood_the_end_is_shown(tmp_path: Path) -> None:
     assert title == "Captured stdout call"
     assert text.startswith("(9 bytes left out)\nxxx")
     assert text.endswith("xxx\N{REPLACEMENT CHARACTER} the end")
+
+
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="needs forks of one process")
+def test_a_later_fork_leaves_alone_what_an_earlier_one_has_captured(
+    pytester: pytest.Pytester,
+) -> None:
+    # The second process of the other shard is forked between the print and the failure.
+    pytester.makeconftest(
+        """
+        import time
+        from pathlib import Path
+
+        def wait_for(name):
+            end = time.monotonic() + 60
+            while not Path(name).exists():
+                assert time.monotonic() < end
+                time.sleep(0.01)
+
+        def pytest_configure(config):
+            config.wait_for = wait_for
+        """
+    )
+    pytester.makepyfile(
+        test_one="""
+        from pathlib import Path
+
+        def test_prints_and_fails(request):
+            print("printed before the fork")
+            Path("printed").touch()
+            request.config.wait_for("forked")
+            assert 0
+        """,
+        test_two="""
+        import os
+        from pathlib import Path
+
+        def test_crashes(request):
+            request.config.wait_for("printed")
+            os._exit(3)
+
+        def test_in_another_fork():
+            Path("forked").touch()
+        """,
+    )
+
+    run = run_pytest(
+        pytester.path,
+        "--shards=2",
+        "--shard-start=fork",
+        "--shard-scope=module",
+        "--shard-steal=no",
+    )
+
+    assert run.counts == {"failed": 2, "passed": 1}, run.show()
+    assert "although" not in run.stdout, run.show()
+    assert "printed before the fork" in run.stdout, run.show()

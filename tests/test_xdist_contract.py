@@ -315,3 +315,45 @@ def test_what_stands_in_the_same_place_is_refused(
 
     assert run.exitcode == 4, run.show()
     assert "of pytest-xdist and --shards" in run.stderr
+
+
+COUNTING = """
+    import pytest
+
+    SAID_GOODBYE = []
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(node, error):
+        if hasattr(node, "workeroutput"):
+            SAID_GOODBYE.append(node)
+
+    def pytest_configure(config):
+        if not hasattr(config, "workerinput"):
+            print("configured with", config.option.numprocesses, config.option.dist)
+
+    def pytest_sessionfinish(session):
+        option = session.config.option
+        if not hasattr(session.config, "workerinput"):
+            print("heard of", len(SAID_GOODBYE), "of", option.numprocesses)
+"""
+
+
+@pytest.mark.parametrize(
+    ("source", "sentence"),
+    [
+        # Two shards are not needed.
+        ("def test_passes(): pass", "heard of 1 of 1"),
+        # What the process that crashed has seen is missing.
+        ("import os\ndef test_one(): os._exit(3)\ndef test_two(): pass", "heard of 1 of 2"),
+    ],
+)
+def test_plugins_can_tell_whether_they_have_heard_of_every_worker(
+    pytester: pytest.Pytester, source: str, sentence: str
+) -> None:
+    pytester.makeconftest(COUNTING)
+    pytester.makepyfile(source)
+
+    run = run_pytest(pytester.path, "--shards=3", "-s", "--shard-scope=module")
+
+    assert "configured with 3 load" in run.stdout, run.show()
+    assert sentence in run.stdout, run.show()
