@@ -53,7 +53,8 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     if options.wants_shards(config):
         # What follows is imported where it is needed: without shards the plugin costs nothing.
         decision = _decide(config)
-        config.pluginmanager.register(_Remark(decision.sentence), "shardrun-remark")
+        if decision.sentence:
+            config.pluginmanager.register(_Remark(decision.sentence), "shardrun-remark")
         if decision.shards_win:
             _take_control(config, switch_xdist_off=bool(decision.sentence))
 
