@@ -30,7 +30,20 @@ REPOSITORY: Final = "shardrun-test"
 #: What the project's own tests want to have in it.
 DISTRIBUTIONS: Final = ("pytest", "anyio", "pytest-cov")
 
-_TOOLS: Final = ("sh", "cat", "chmod", "env", "false", "id", "ls", "mkdir", "rm", "sleep", "true")
+_TOOLS: Final = (
+    "sh",
+    "cat",
+    "chmod",
+    "cp",
+    "env",
+    "false",
+    "id",
+    "ls",
+    "mkdir",
+    "rm",
+    "sleep",
+    "true",
+)
 _LEFT_OUT: Final = frozenset(
     {
         "ensurepip",
@@ -224,7 +237,7 @@ def main() -> None:
 def digest(distributions: Sequence[str]) -> str:
     """A word for what would be in the image."""
     versions = [f"{name} {importlib.metadata.version(name)}" for name in sorted(distributions)]
-    text = "\n".join([sys.version, sys.base_prefix, *versions])
+    text = "\n".join([sys.version, sys.base_prefix, *_TOOLS, *versions])
     return hashlib.sha256(text.encode("utf-8")).hexdigest()[:12]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
+import resource
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -152,6 +153,9 @@ def host_options(
         "tmpfs": {path: _tmpfs(size, settings, abilities) for path, size in room.items()},
         "mounts": list(mounts),
     }
+    if abilities.is_podman:
+        # Its own defaults are higher than a process without capabilities may set.
+        options["ulimits"] = [_limit("nofile", 1 << 20), _limit("nproc", 1 << 15)]
     options |= {
         name: value for name, value in _further(settings).items() if name not in _OF_THE_CONTAINER
     }
@@ -206,6 +210,13 @@ def _memory(settings: ContainerSettings, abilities: Abilities, copied_bytes: int
     # The copy is in the container's memory, too.
     memory = settings.memory + copied_bytes
     return min(memory, abilities.memory) if abilities.memory else memory
+
+
+def _limit(name: str, most: int) -> dict[str, Any]:
+    """The limit of this process, which is likely to be podman's as well."""
+    _, hard = resource.getrlimit(getattr(resource, f"RLIMIT_{name.upper()}"))
+    limit = most if hard == resource.RLIM_INFINITY else min(hard, most)
+    return {"Name": name, "Soft": limit, "Hard": limit}
 
 
 def _tmpfs(size: int, settings: ContainerSettings, abilities: Abilities) -> str:

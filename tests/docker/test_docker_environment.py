@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 import pytest
 from comparison import AUTOLOAD, Run, run_pytest
 
 from pytest_shardrun.executors.docker_client import Daemon
 from pytest_shardrun.executors.docker_sweep import IMAGE_LABEL
+
+EXAMPLE: Final = Path(__file__).parents[2] / "examples/docker"
 
 pytestmark = [pytest.mark.docker, pytest.mark.usefixtures("nothing_left")]
 
@@ -311,3 +315,15 @@ def test_plugins_are_loaded_as_in_processes(tmp_path: Path, docker_image: str) -
     )
 
     assert run.counts.get("passed") == 1, run.show()
+
+
+@pytest.mark.usefixtures("_no_new_images")
+def test_the_example_runs_with_one_command(tmp_path: Path, docker_image: str) -> None:
+    example = tmp_path / "docker"
+    shutil.copytree(EXAMPLE, example, ignore=shutil.ignore_patterns("__pycache__", ".*"))
+
+    # But for the image, which would be pulled.
+    run = run_pytest(example, f"--shard-image={docker_image}")
+
+    assert run.counts == {"passed": 6}, run.show()
+    assert "setting up" in run.stdout
