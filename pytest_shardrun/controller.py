@@ -37,6 +37,7 @@ from .reporting.journal import Journal, journal_directory
 from .reporting.terminal import ShardTerminal
 from .run import Run
 from .settings import Settings
+from .starting import remember_obstacle
 from .supervisor import Supervisor
 from .timekeeping import Timekeeper
 from .worker import options, wire
@@ -597,6 +598,7 @@ class Controller:
         )
         if isinstance(self._executor, TellsHow):
             self._terminal.tell_start(self._executor.how(), wanted=self._settings.start)
+            remember_obstacle(self._config, self._executor)
         self._config.hook.pytest_shardrun_planned(
             config=self._config, plan=planned.plan, items=planned.items
         )

@@ -29,6 +29,9 @@ from .worker.identity import ShardIdentity
 
 #: The first attempt of every run.
 _FIRST: Final = Attempt(1, 1)
+#: The name in pytest's cache, and for how many runs an obstacle is taken for granted.
+_CACHE_KEY: Final = "shardrun/start"
+_RUNS_REMEMBERED: Final = 20
 #: Where the programs of pytest begin.
 _ENTRIES: Final = ("console_main", "_console_main")
 
@@ -115,8 +118,11 @@ def identity_of(config: pytest.Config) -> RunIdentity:
 def make_executor(config: pytest.Config, run_id: str) -> Executor:
     """The executor of attempts on this machine."""
     settings = config.stash[SETTINGS]
+    obstacle = _recall_obstacle(config) if settings.start == "auto" else ""
     early = config.stash.get(EARLY, None)
-    if early is not None and (early.shards != settings.shards or settings.start == "spawn"):
+    if early is not None and (
+        early.shards != settings.shards or settings.start == "spawn" or obstacle
+    ):
         early.discard()
         early = None
     config.stash[EARLY] = None
@@ -124,7 +130,11 @@ def make_executor(config: pytest.Config, run_id: str) -> Executor:
         return SubprocessExecutor(run_id)
     if early is None:
         return ForkingExecutor(
-            SubprocessExecutor(run_id), None, alike=True, grace=settings.policy.grace
+            SubprocessExecutor(run_id),
+            None,
+            alike=True,
+            grace=settings.policy.grace,
+            obstacle=obstacle,
         )
     return ForkingExecutor(
         SubprocessExecutor(run_id, guardian=early.guardian, places=early.places),
@@ -132,6 +142,38 @@ def make_executor(config: pytest.Config, run_id: str) -> Executor:
         alike="PYTHONHASHSEED" in os.environ,
         grace=settings.policy.grace,
     )
+
+
+def remember_obstacle(config: pytest.Config, executor: Executor) -> None:
+    """Let the next runs start their shards side by side at once, if this one could not fork."""
+    cache: Any = getattr(config, "cache", None)
+    if cache is not None and isinstance(executor, ForkingExecutor) and executor.found:
+        known = {"obstacle": executor.found, "in": _surroundings(config), "runs": _RUNS_REMEMBERED}
+        cache.set(_CACHE_KEY, known)
+
+
+def _recall_obstacle(config: pytest.Config) -> str:
+    cache: Any = getattr(config, "cache", None)
+    known = None if cache is None else cache.get(_CACHE_KEY, None)
+    match known:
+        case {"obstacle": str(obstacle), "in": list(surroundings), "runs": int(runs)}:
+            if surroundings != _surroundings(config) or runs <= 0:
+                return ""
+            # It may have gone meanwhile.
+            left = {"obstacle": obstacle, "in": surroundings, "runs": runs - 1}
+            cache.set(_CACHE_KEY, left)
+            return obstacle
+        case _:
+            return ""
+
+
+def _surroundings(config: pytest.Config) -> list[str]:
+    """What decides whether an obstacle is likely to be there again."""
+    plugins = sorted(
+        f"{each.project_name} {each.version}"
+        for _, each in config.pluginmanager.list_plugin_distinfo()
+    )
+    return [sys.version, *plugins]
 
 
 def can_fork() -> bool:

@@ -43,9 +43,18 @@ class ForkingExecutor:
     name = "subprocess"
 
     def __init__(
-        self, spawning: SubprocessExecutor, early: Warm | None, *, alike: bool, grace: float
+        self,
+        spawning: SubprocessExecutor,
+        early: Warm | None,
+        *,
+        alike: bool,
+        grace: float,
+        obstacle: str = "",
     ) -> None:
-        """``alike``: the early worker's sets have the order that fresh interpreters' have."""
+        """``alike``: the early worker's sets have the order that fresh interpreters' have.
+
+        ``obstacle`` is known from an earlier run.
+        """
         self._spawning = spawning
         self._early = early
         self._alike = alike
@@ -60,13 +69,17 @@ class ForkingExecutor:
         self._problem = ""
         self._release: Callable[[], None] = lambda: None
         #: Why attempts are fresh interpreters after all; empty as long as they are forks.
-        self.obstacle = ""
+        self.obstacle = obstacle
+        #: The one that this run has found, if it will be there again.
+        self.found = ""
 
     def prepare(self, say: Callable[[str], None]) -> None:
         """Nothing: the interpreter is there."""
 
     def start_one_first(self, release: Callable[[], None]) -> None:
         self._release = release
+        if self.obstacle:
+            release()
 
     def start(self, order: LaunchOrder) -> WorkerProcess:
         """Fork the attempt, now or as soon as the warm worker has collected."""
@@ -160,7 +173,7 @@ class ForkingExecutor:
                     output, warm.output = warm.output, b""
                     self._fork(first, output)
                 case "obstacle":
-                    self.obstacle = text
+                    self.obstacle = self.found = text
                     self._warm = None
                     goes_on = self._start_otherwise(warm, first)
                 case _:

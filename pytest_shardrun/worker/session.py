@@ -141,6 +141,11 @@ class ShardWorker:
         self._session = session
         # A plugin may have put a reporter of its own in place while it was configured.
         self._silence()
+        if self._warm is not None:
+            # The earlier the better: others wait for this process.
+            warm, self._warm = self._warm, None
+            if warm.can_fork(self._config, self._stream):
+                self._warm = warm
         if self._launch["capture"] is not None:
             capturing.capture_into(self._config, self._launch["capture"])
         if "PYTHONBREAKPOINT" not in os.environ:
@@ -214,9 +219,10 @@ class ShardWorker:
         self._send("collected", len(session.items), digest, session.testsfailed)
         if not _is_interrupted(session):
             if self._warm is not None:
-                self._launch = self._warm.serve(self._config, self._stream) or self._launch
+                warm, self._warm = self._warm, None
+                if warm.can_fork(self._config, self._stream):
+                    self._launch = warm.serve(self._config, self._stream)
                 self._memory_ends = "SHARDRUN_ADDRESS_SPACE" in os.environ
-                self._warm = None
             # The controller may not know these tests yet; what comes next may end the process.
             self._receive(wait=True)
         return result

@@ -78,6 +78,11 @@ class Stream:
         os.close(self._read_descriptor)
         os.close(self._write_descriptor)
 
+    def fall_silent(self) -> None:
+        """Nobody listens any more."""
+        self._sent = None
+        self._process = 0
+
     def move(self, read_descriptor: int, write_descriptor: int) -> None:
         """Go on with other descriptors, in a fork perhaps, and send all once more."""
         self._process = self._getpid()

@@ -25,6 +25,7 @@ class Warm:
         self._watch = watch
         self._input: dict[str, Any] = {}
         self._forced = False
+        self._although = ""
 
     def wait_for_launch(self) -> dict[str, Any]:
         """What the first attempt is told; the process ends where no run wants it."""
@@ -44,30 +45,41 @@ class Warm:
         """pytest ends without having come to its tests."""
         self._control.send(b"over\n")
 
-    def serve(self, config: pytest.Config, stream: Stream) -> Mapping[str, Any] | None:
-        """Fork attempts as long as there is a controller; returns in each of them with its launch.
+    def can_fork(self, config: pytest.Config, stream: Stream) -> bool:
+        """Whether nothing speaks against forking this process, so far.
 
-        Returns None in this very process where it must not be forked, and is the only attempt.
+        Where False is returned it has become an attempt itself; ``pytest.exit`` ends it where it is
+        not wanted as such.
         """
         obstacle = self._watch.obstacle(newborn.own_files(config))
-        if obstacle is not None and not self._forced:
-            self._control.send(f"obstacle {obstacle}\n".encode())
-            line, descriptors = self._control.receive()
-            verb, _, place = line.partition(b" ")
-            if verb != b"go":
-                leave(0)
-            self._watch.end()
-            self._control.close()
-            stream.close()
-            newborn.move(stream, newborn.output_file(), descriptors)
-            newborn.take_place(json.loads(place.partition(b" ")[2]))
-            return None
+        self._although = obstacle or ""
+        if obstacle is None or self._forced:
+            return True
+        self._control.send(f"obstacle {obstacle}\n".encode())
+        line, descriptors = self._control.receive()
+        self._watch.end()
+        self._control.close()
+        stream.close()
+        verb, _, place = line.partition(b" ")
+        if verb != b"go":
+            stream.fall_silent()
+            # What was set up while pytest was configured is taken down.
+            pytest.exit("shards are started in another way", returncode=0)
+        newborn.move(stream, newborn.output_file(), descriptors)
+        newborn.take_place(json.loads(place.partition(b" ")[2]))
+        return False
+
+    def serve(self, config: pytest.Config, stream: Stream) -> Mapping[str, Any]:
+        """Fork attempts as long as there is a controller; returns in each of them with its launch.
+
+        The process itself ends with the controller's wish for forks.
+        """
         before = newborn.Before(config, self._watch)
         self._watch.end()
         stream.close()
         # What is there now stays: no collection of garbage need touch, and thereby copy, it.
         gc.freeze()
-        self._control.send(f"ready {obstacle or ''}\n".encode())
+        self._control.send(f"ready {self._although}\n".encode())
         while True:
             line, descriptors = self._control.receive()
             verb, _, rest = line.partition(b" ")
