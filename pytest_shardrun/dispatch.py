@@ -239,6 +239,10 @@ class Dispatcher:
         known = self._shards.get(shard)
         return () if known is None else (*known.in_flight, *known.queue.positions())
 
+    def homes(self) -> dict[int, int]:
+        """The shard of each unfinished test that has one."""
+        return {position: number for number in self._shards for position in self.unfinished(number)}
+
     def has_in_flight(self, shard: int) -> bool:
         """Whether a test was sent to this shard that it has not finished."""
         known = self._shards.get(shard)

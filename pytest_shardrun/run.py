@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, TypeAlias
 
 from . import events, notices
+from .absences import Absences
 from .actions import Action, End, FreeLocks, Launch, Send, Stop, TakeLocks, Tell
 from .catalogue import Catalogue
 from .conflicts import Conflicts, Request
@@ -76,22 +77,18 @@ class Run:
         self._stop: Stop | None = None
         self._started = 0.0
         self._books_closed = False
-        self._planned_for: dict[int, int] = {}
+        self._absences = Absences()
         #: How many more attempts the machine has memory for.
         self._room = UNKNOWN_ROOM
         self._has_lacked_room = False
         #: An attempt has stopped to take a place, and still lives.
         self._has_freed_place = False
-        #: In which shard tests were that no round before this one has run.
-        self._homes: dict[int, int] = {}
         self._tries = Tries(policy.retries)
         #: When those that failed are tried again, if nothing else is left to do.
         self._round_due: float | None = None
         self._is_retrying = False
         #: The first plan is not done, and waits for the tests that are tried again.
         self._is_paused = False
-        #: What tests were doing when they were stopped.
-        self._stopped_in: dict[int, str] = {}
         self.ledger = Ledger()
 
     # What happens
@@ -282,33 +279,24 @@ class Run:
         for waiting in self._tries.last_tries():
             self._conclude(waiting)
         told = [action.notice for action in self._take_actions() if isinstance(action, Tell)]
-        self._remember_homes()
+        self._absences.leave(self._dispatcher)
+        given_up = {
+            shard.number: shard.given_up for shard in self._shards.values() if shard.given_up
+        }
         for position in self.ledger.open_positions():
-            number = self._homes.get(position, 0)
-            planned = self._planned_for.get(position, 0)
-            if not number and planned and self._shards[planned].given_up:
-                number = planned
-            phase = self._stopped_in.get(position, "") if self._stop is not None else ""
-            reason = self._stop.reason if self._stop is not None else self._why_stranded(number)
-            if phase:
-                reason = f"stopped in its {phase}: {reason}"
-            asked = self._stop is not None and self._stop.asked
-            self.ledger.close(position, Entry(Status.NOT_RUN, number, reason))
-            item = self.items[position]
-            told.append(notices.TestNotRun(position, item, number, reason, asked, phase))
+            absence = self._absences.explain(position, self._stop, given_up)
+            self.ledger.close(position, Entry(Status.NOT_RUN, absence.shard, absence.reason))
+            told.append(
+                notices.TestNotRun(
+                    position,
+                    self.items[position],
+                    absence.shard,
+                    absence.reason,
+                    absence.asked,
+                    absence.phase,
+                )
+            )
         return told
-
-    def _remember_homes(self) -> None:
-        if self._dispatcher is None:
-            return
-        for number in self._shards:
-            self._homes.update(dict.fromkeys(self._dispatcher.unfinished(number), number))
-
-    def _why_stranded(self, number: int) -> str:
-        if number and self._shards[number].given_up:
-            return self._shards[number].given_up
-        reasons = [shard.given_up for shard in self._shards.values() if shard.given_up]
-        return reasons[0] if reasons else "no shard collected it that could run it"
 
     # Launching
 
@@ -537,7 +525,7 @@ class Run:
         assert self._dispatcher is not None
         self._is_paused = True
         self._waiting.clear()
-        self._remember_homes()
+        self._absences.leave(self._dispatcher)
         self._dispatcher.stop()
         for shard in self._shards.values():
             life = shard.life
@@ -597,7 +585,7 @@ class Run:
 
     def _begin(self, plan: Plan, now: float) -> None:
         """Follow another plan, when everybody has left."""
-        self._remember_homes()
+        self._absences.leave(self._dispatcher)
         self._plan = plan
         self._dispatcher = Dispatcher(plan, steal=self._policy.steal, conflicts=self._conflicts)
         usable = [shard.number for shard in self._shards.values() if not shard.given_up]
@@ -646,11 +634,7 @@ class Run:
                     self._dispatcher.give_up(other.number)
                 elif other.life is not None:
                     self._dispatcher.started(other.number)
-            self._planned_for = {
-                position: planned.number
-                for planned in plan.shards
-                for position in planned.positions
-            }
+            self._absences.plan(plan)
             self._tell(notices.Planned(tuple(items), plan, event.deselected, event.lines))
             new = []
             if self._plan_only:
@@ -854,7 +838,7 @@ class Run:
         if position is None:
             return None
         if ending.kind is EndingKind.STOPPED:
-            self._stopped_in[position] = life.phase_of_test
+            self._absences.stop(position, life.phase_of_test)
             return None
         number = self._tries.count(position) + 1
         done = shard.blamed(life, self.items[position], ending, output, now, number)

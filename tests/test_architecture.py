@@ -34,6 +34,7 @@ ROWS: Final[dict[int, tuple[str, ...]]] = {
     ),
     3: ("supervisor", "locks", "executors."),
     2: (
+        "absences",
         "actions",
         "catalogue",
         "conflicts",
@@ -73,6 +74,7 @@ PURE: Final = (
     "model",
     "events",
     "explanations",
+    "absences",
     "actions",
     "catalogue",
     "deadlines",
