@@ -22,6 +22,7 @@ from .captured import forget_captured, read_captured
 from .cpus import usable_cpus
 from .events import Reported, Warned, XmlRecorded
 from .executors.base import Executor, LaunchError, LaunchOrder, StartsOneFirst, TellsHow
+from .executors.forking import ForkingExecutor
 from .executors.memory import room_for_attempts
 from .identity import RunIdentity
 from .lifecycle import after_stop
@@ -375,6 +376,7 @@ class Controller:
             "width": writer.fullwidth if writer else 80,
             "hash_seed_is_ours": seed_is_ours,
             "identity": variables,
+            "isolate": self._settings.isolate,
             "fork_anyway": self._settings.start == "fork",
         }
         return LaunchOrder(
@@ -599,9 +601,19 @@ class Controller:
         if isinstance(self._executor, TellsHow):
             self._terminal.tell_start(self._executor.how(), wanted=self._settings.start)
             remember_obstacle(self._config, self._executor)
+        if self._settings.isolate == "test" and isinstance(self._executor, ForkingExecutor):
+            self._refuse_isolation(self._executor.obstacle, len(planned.items))
         self._config.hook.pytest_shardrun_planned(
             config=self._config, plan=planned.plan, items=planned.items
         )
+
+    def _refuse_isolation(self, obstacle: str, tests: int) -> None:
+        if obstacle:
+            self._refused = [
+                f"--shard-isolate=test needs forks, and there are none here ({obstacle}): a fresh "
+                f"interpreter would collect {tests} tests again for each of them; remove the "
+                "obstacle, or use --shard-isolate=module"
+            ]
 
     def _see(self, shard: int, notice: notices.SeenOutsideTests, event: object) -> None:
         match event:

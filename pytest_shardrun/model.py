@@ -308,5 +308,7 @@ class Policy:
     halts: tuple[Halt, ...] = ()
     steal: bool = True
     leak: LeakPolicy = LeakPolicy.REPORT
+    #: A process may end in good order before its shard has run all of its tests.
+    isolates: bool = False
     #: Bytes that a shard may use.
     memory: int | None = None

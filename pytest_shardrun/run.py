@@ -802,6 +802,8 @@ class Run:
         )
         if dispatcher is not None and (wanted or dispatcher.may_finish(shard.number)):
             dispatcher.left(shard.number)
+        elif ending.kind is EndingKind.COMPLETED and self._policy.isolates and life.finished:
+            self._launch_again(shard, now)
         elif ending.kind is EndingKind.COMPLETED:
             if shard.collection is None:
                 self._tell(

@@ -33,6 +33,8 @@ class Settings:
     executor: str
     #: How processes on this machine are started: auto, fork or spawn.
     start: str
+    #: What gets a process of its own: no, module or test.
+    isolate: str
     split: str
     scope: str
     #: A file of durations that people share, besides pytest's cache.
@@ -67,6 +69,7 @@ def read_settings(config: pytest.Config) -> Settings:
         halts=_halts(config),
         restarts=_count(restarts, "--shard-restarts", least=0) if restarts else None,
         steal=_choice(config, "shard_steal", ("yes", "no"), "yes") == "yes",
+        isolates=_isolate(config) != "no",
         memory=_bytes(config, "shard_memory"),
         leak=LeakPolicy(
             _choice(config, "shard_leak", tuple(each.value for each in LeakPolicy), "report")
@@ -77,6 +80,7 @@ def read_settings(config: pytest.Config) -> Settings:
         automatic=given == "auto",
         executor=_given(config, "shard_executor") or "subprocess",
         start=_start(config),
+        isolate=_isolate(config),
         split=_given(config, "shard_split") or "duration",
         scope=_choice(config, "shard_scope", SCOPES, "auto"),
         durations=_durations_file(config),
@@ -245,6 +249,23 @@ def _start(config: pytest.Config) -> str:
             "--shard-start=fork works on Linux only: leave it out, or use --shard-start=spawn"
         )
     return start
+
+
+def _isolate(config: pytest.Config) -> str:
+    isolate = _choice(config, "shard_isolate", ("no", "module", "test"), "no")
+    executor = _given(config, "shard_executor") or "subprocess"
+    if isolate != "no" and executor != "subprocess":
+        raise pytest.UsageError(
+            f"--shard-isolate={isolate} forks processes on this machine, and "
+            f"--shard-executor={executor} starts them elsewhere: leave out one of them"
+        )
+    if isolate == "test" and (_start(config) == "spawn" or sys.platform != "linux"):
+        raise pytest.UsageError(
+            "--shard-isolate=test needs forks: without them a fresh interpreter would collect all "
+            "tests again for each of them; use --shard-start=auto on Linux, or "
+            "--shard-isolate=module"
+        )
+    return isolate
 
 
 def _refuse_what_needs_a_person(config: pytest.Config) -> None:

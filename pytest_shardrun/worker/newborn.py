@@ -89,7 +89,7 @@ def be_born(
     for descriptor in before.files_to_reopen:
         _reopen(descriptor)
     _seed(before)
-    _restart_capture(config, before, launch["capture"])
+    _restart_capture(config, before)
     _take_identity(config, launch)
     _restart_log_file(config, before, launch)
 
@@ -149,15 +149,13 @@ def _seed(before: Before) -> None:
         numpy_random.seed()
 
 
-def _restart_capture(config: pytest.Config, before: Before, prefix: str | None) -> None:
+def _restart_capture(config: pytest.Config, before: Before) -> None:
     manager: Any = config.pluginmanager.get_plugin(_CAPTURE)
     if manager is None or not manager.is_globally_capturing():
         return
     was_started = manager._global_capturing.is_started()
     manager.stop_global_capturing()
     manager.start_global_capturing()
-    if prefix is not None:
-        capturing.capture_into(config, prefix)
     out, err = before.captured
     sys.stdout.write(out)
     sys.stderr.write(err)

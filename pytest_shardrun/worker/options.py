@@ -48,6 +48,12 @@ _OF_A_RUN: Final = (
         "harm",
     ),
     Option(
+        "--shard-isolate",
+        "UNIT",
+        "give each module, or each test, a process of its own, forked after the collection: no "
+        "(default), module or test",
+    ),
+    Option(
         "--shard-split",
         "NAME",
         "how the tests are split: duration (default), count, hash, or the name of a "

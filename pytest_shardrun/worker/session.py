@@ -146,11 +146,15 @@ class ShardWorker:
             warm, self._warm = self._warm, None
             if warm.can_fork(self._config, self._stream):
                 self._warm = warm
-        if self._launch["capture"] is not None:
-            capturing.capture_into(self._config, self._launch["capture"])
+        if self._warm is None:
+            self._keep_captured()
         if "PYTHONBREAKPOINT" not in os.environ:
             sys.breakpointhook = _refuse_breakpoint
         self._send("hello", wire.PROTOCOL, _describe_python())
+
+    def _keep_captured(self) -> None:
+        if self._launch["capture"] is not None:
+            capturing.capture_into(self._config, self._launch["capture"])
 
     def _silence(self) -> None:
         terminal.silence(
@@ -222,6 +226,7 @@ class ShardWorker:
                 warm, self._warm = self._warm, None
                 if warm.can_fork(self._config, self._stream):
                     self._launch = warm.serve(self._config, self._stream)
+                self._keep_captured()
                 self._memory_ends = "SHARDRUN_ADDRESS_SPACE" in os.environ
             # The controller may not know these tests yet; what comes next may end the process.
             self._receive(wait=True)
@@ -238,17 +243,33 @@ class ShardWorker:
         while self._prepare_next():
             position = self._queue.popleft()
             nextitem = session.items[self._queue[0]] if self._queue else None
-            self._run_one(position, nextitem)
+            is_last = self._is_last(session.items[position], nextitem)
+            self._run_one(position, None if is_last else nextitem)
             if session.shouldfail or session.shouldstop:
                 kind = "fail" if session.shouldfail else "stop"
                 self._stream.put("stop", kind, str(session.shouldfail or session.shouldstop))
                 break
+            if is_last:
+                # What is left in the queue is for the next process.
+                break
         return True
+
+    def _is_last(self, item: pytest.Item, nextitem: pytest.Item | None) -> bool:
+        """Whether this process was started for this test, or up to it."""
+        match self._launch["isolate"]:
+            case "test":
+                return True
+            case "module":
+                return nextitem is None or _module_of(item) != _module_of(nextitem)
+            case _:
+                return False
 
     def _prepare_next(self) -> bool:
         """Wait until a test can run: its successor must be known, or that there is none."""
         while True:
-            must_wait = not self._queue or (len(self._queue) == 1 and self._more)
+            must_wait = not self._queue or (
+                len(self._queue) == 1 and self._more and self._launch["isolate"] != "test"
+            )
             if self._finishing:
                 return bool(self._queue)
             if not self._receive(wait=must_wait):
@@ -419,6 +440,10 @@ class ShardWorker:
     def _send(self, *event: object) -> None:
         self._stream.put(*event)
         self._stream.flush()
+
+
+def _module_of(item: pytest.Item) -> str:
+    return str(item.nodeid).partition("::")[0]
 
 
 def _refuse_breakpoint(*args: object, **keywords: object) -> None:
