@@ -46,7 +46,7 @@ TWO_CRASHERS: Final = """
 TWO_SHARDS: Final = ("--shards=2",)
 ONE_SHARD: Final = ("--shards=1",)
 #: For a hang; the process must have time to start before on a slow machine.
-SHORT_LIMITS: Final = ("--shard-timeout=3", "--shard-grace=0.5")
+SHORT_LIMITS: Final = ("--shard-timeout=6", "--shard-grace=0.5")
 
 
 @final
@@ -177,7 +177,10 @@ _HANGS: Final = (
     ),
     Misbehaviour("SIGSTOP", "os.kill(os.getpid(), signal.SIGSTOP)", "timeout"),
 )
-HANGS: Final = tuple(replace(each, says=("timed out",), arguments=SHORT_LIMITS) for each in _HANGS)
+HANGS: Final = tuple(
+    replace(each, says=("timed out",), arguments=("--shard-test-timeout=2", *SHORT_LIMITS))
+    for each in _HANGS
+)
 
 #: The process goes on, and what it did must not spoil anything.
 NUISANCES: Final = (

@@ -268,3 +268,32 @@ def test_a_shard_that_hangs_outside_its_tests_is_stopped_and_named(
     check_books(finished, code=1, kinds=HEALTHY_KINDS if "session" in hook else {})
     assert finished.has_line_with("shard 1", "timed out"), finished.describe()
     assert "in hangs" in finished.stdout
+
+
+def test_a_clock_that_runs_backwards_disturbs_neither_shards_nor_controller(
+    tmp_path: Path,
+) -> None:
+    files = {
+        "conftest.py": """
+            import time
+
+            now = time.time
+
+            def backwards():
+                return 2e9 - now()
+
+            time.time = backwards
+        """,
+        "test_healthy.py": HEALTHY,
+        "test_hangs.py": """
+            import time
+
+            def test_hangs():
+                time.sleep(1000)
+        """,
+    }
+
+    finished = run(tmp_path, files, *TWO_SHARDS, *SHORT_LIMITS, within=SOON)
+
+    hangs = kinds_of("hangs", hangs="timeout")
+    check_books(finished, code=1, kinds={**hangs, **HEALTHY_KINDS})
