@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import median
 from typing import Final, final
 
 from pytest_shardrun.model import UNKNOWN_SECONDS
@@ -110,6 +109,16 @@ class Durations:
             {nodeid: value * factor for nodeid, value in estimates.items()} | dict(self.seconds),
             {key: value * factor for key, value in other.setups.items()} | dict(self.setups),
         )
+
+
+def median(values: Iterable[float]) -> float:
+    """The middle one of some values, or the mean of the two in the middle."""
+    # The module statistics takes longer to import than the rest of the planning.
+    ordered = sorted(values)
+    middle = len(ordered) // 2
+    if len(ordered) % 2:
+        return ordered[middle]
+    return (ordered[middle - 1] + ordered[middle]) / 2
 
 
 def speed(ours: Sequence[float], theirs: Sequence[float]) -> float:

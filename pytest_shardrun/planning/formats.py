@@ -6,10 +6,9 @@ import enum
 import json
 from collections import defaultdict
 from collections.abc import Collection, Mapping
-from statistics import median
 from typing import Any, Final, final
 
-from .estimates import COMPARABLE_SECONDS, Durations, Rest, speed
+from .estimates import COMPARABLE_SECONDS, Durations, Rest, median, speed
 from .scopes import module_of
 
 #: A test is named in a compact file where its module's usual seconds would be so far off.
