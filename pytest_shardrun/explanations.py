@@ -23,18 +23,8 @@ def _message(data: Any) -> str:
     match data:
         case {"longrepr": str(text)}:
             return text.strip()
-        case {"longrepr": {"reprcrash": {"message": str(message)}, **rest}}:
-            name = _exception(rest)
-            begins = message.partition(":")[0]
-            has_name = not name or begins == name or begins.endswith(f".{name}")
-            return message if has_name else f"{name}: {message}"
-        case _:
-            return ""
-
-
-def _exception(longrepr: Any) -> str:
-    match longrepr:
-        case {"reprtraceback": {"reprentries": [*_, {"data": {"reprfileloc": {"message": name}}}]}}:
-            return str(name)
+        case {"longrepr": {"reprcrash": {"message": str(message)}}}:
+            # pytest leaves out the name of this exception, and of no other.
+            return f"AssertionError: {message}" if message.startswith("assert ") else message
         case _:
             return ""
