@@ -35,8 +35,10 @@ from .tries import Tries, concluded, plan_of, plan_of_rest
 #: Nobody has measured how many attempts the machine has memory for.
 UNKNOWN_ROOM: Final = 1 << 30
 
-#: Processes in a row that die of their first test before a shard without a limit is given up.
+#: A shard without a limit is given up when so many processes in a row have died of their first test
+#: and that has taken so many seconds: forked ones take no time.
 MOST_BARREN: Final = 40
+BARREN_SECONDS: Final = 60.0
 
 #: Makes the plan for the tests that the first shard collected.
 Planner: TypeAlias = Callable[[Sequence[Item]], Plan]
@@ -796,7 +798,7 @@ class Run:
     ) -> None:
         """Decide what follows an attempt of a run that goes on."""
         dispatcher = self._dispatcher
-        shard.barren = 0 if life.finished else shard.barren + 1
+        shard.note_progress(life)
         wanted = ending.kind is EndingKind.STOPPED or (
             ending.kind is EndingKind.COMPLETED and life.dismissed
         )
@@ -816,11 +818,15 @@ class Run:
             self._give_up(
                 shard, f"{life.attempt} {ending.reason}, and --shard-restarts allows no more"
             )
-        elif self._restarts_left is None and shard.barren == MOST_BARREN:
+        elif (
+            self._restarts_left is None
+            and shard.barren >= MOST_BARREN
+            and now - shard.barren_since >= BARREN_SECONDS
+        ):
             self._give_up(
                 shard,
-                f"{life.attempt} {ending.reason}, the {MOST_BARREN}th in a row that its first test "
-                "ended (--shard-restarts=N allows N in a run)",
+                f"{life.attempt} {ending.reason}, the {shard.barren}th in a row that its first "
+                "test ended (--shard-restarts=N allows N in a run)",
             )
         else:
             if self._restarts_left is not None:

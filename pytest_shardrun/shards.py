@@ -34,6 +34,8 @@ class Shard:
     attempts: int = 0
     #: How many of the newest attempts in a row have not finished a test.
     barren: int = 0
+    #: When the first of them was launched.
+    barren_since: float = 0.0
     #: What it counts as among the shards that live at the same time; None before its first attempt.
     slot: int | None = None
     life: Life | None = None
@@ -54,6 +56,15 @@ class Shard:
         self.doomed = frozenset(doomed)
         self.workeroutput = None
         return self.life
+
+    def note_progress(self, life: Life) -> None:
+        """Count an attempt that is over where it has not finished a test."""
+        if life.finished:
+            self.barren = 0
+        else:
+            self.barren += 1
+            if self.barren == 1:
+                self.barren_since = life.launched
 
     def position(self, local: int) -> int | None:
         """Of the test at this place of the shard's own collection, in that of the run."""

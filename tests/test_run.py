@@ -717,6 +717,24 @@ def test_every_test_may_crash() -> None:
     assert set(play.statuses().values()) == {"error"}
 
 
+@pytest.mark.parametrize(("seconds", "crashes"), [(0.1, 100), (1.0, 60), (10.0, 40)])
+def test_a_shard_that_does_nothing_but_die_for_a_minute_is_given_up(
+    seconds: float, crashes: int
+) -> None:
+    names = [f"t{number}" for number in range(100)]
+    play = Play(" ".join(names))
+    play.start()
+    for name in names[:crashes]:
+        play.collects(1)
+        play.starts(1, name)
+        play.now += seconds
+        play.exits(1, SEGFAULT)
+
+    assert play.run.is_over
+    play.closes()
+    assert list(play.statuses().values()).count("error") == crashes
+
+
 def test_a_crash_between_two_tests_is_nobody_s_and_the_run_goes_on() -> None:
     play = begun("a b")
     play.passes(1, "a")

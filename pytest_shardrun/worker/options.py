@@ -103,7 +103,7 @@ _OF_A_RUN: Final = (
         "--shard-restarts",
         "N",
         "how many processes that crashed or timed out may be replaced in a run (default: "
-        "no limit, until 40 in a row die of their first test)",
+        "no limit, until 40 in a row, for a minute, die of their first test)",
     ),
     Option(
         "--shard-memory",
