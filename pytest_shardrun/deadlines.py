@@ -95,10 +95,11 @@ class Watch:
 
     def reported(self, now: float) -> None:
         """A phase of the test has ended: who had the time to end it has done so."""
-        elapsed = now - self.started
-        self.limits = tuple(
-            limit for limit in self.limits if not limit.patience or elapsed < limit.seconds
-        )
+        if self.limits:
+            elapsed = now - self.started
+            self.limits = tuple(
+                limit for limit in self.limits if not limit.patience or elapsed < limit.seconds
+            )
 
     @property
     def shortest(self) -> Limit | None:

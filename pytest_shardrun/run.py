@@ -499,8 +499,8 @@ class Run:
 
     def _conclude(self, last: notices.TestDone) -> None:
         """This was the last try of a test."""
-        earlier = tuple(each for each in self._tries.take(last.position) if each is not last)
-        done = concluded(last, earlier, self._policy.retries)
+        tries = self._tries.take(last.position)
+        done = concluded(last, tries, self._policy.retries) if tries else last
         reason = done.blame.ending.reason if done.blame is not None else ""
         entry = Entry(done.status, done.attempt.shard, reason, done.number)
         self.ledger.close(done.position, entry)

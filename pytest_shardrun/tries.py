@@ -115,8 +115,9 @@ class Tries:
         return self._pending[position].tries[-1].seconds
 
 
-def concluded(done: TestDone, earlier: tuple[TestDone, ...], retries: Retries | None) -> TestDone:
-    """A test's last try with those before it; flaky ones fail where the user wants that."""
+def concluded(done: TestDone, tries: tuple[TestDone, ...], retries: Retries | None) -> TestDone:
+    """A test's last try with the failed ones; flaky ones fail where the user wants that."""
+    earlier = tuple(each for each in tries if each is not done)
     if not earlier:
         return done
     refused = retries is not None and retries.flaky_fails and done.status not in FAILED
