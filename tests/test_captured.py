@@ -206,3 +206,39 @@ def test_a_later_fork_leaves_alone_what_an_earlier_one_has_captured(
     assert run.counts == {"failed": 2, "passed": 1}, run.show()
     assert "although" not in run.stdout, run.show()
     assert "printed before the fork" in run.stdout, run.show()
+
+
+@pytest.mark.parametrize("method", ["fd", "sys", "tee-sys"])
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="needs forks of one process")
+def test_streams_that_modules_keep_when_they_are_imported_go_on_in_forks(
+    pytester: pytest.Pytester, method: str
+) -> None:
+    pytester.makepyfile(
+        """
+        import logging
+        import os
+        import sys
+        from sys import stderr, stdout
+
+        import pytest
+
+        logging.getLogger("own").addHandler(logging.StreamHandler(stderr))
+
+        @pytest.mark.parametrize("stream", [stdout, stderr], ids=["out", "err"])
+        def test_is_the_same(stream):
+            assert stream in (sys.stdout, sys.stderr)
+            print("by the stream", file=stream)
+            logging.getLogger("own").warning("by the handler")
+            os.system("echo by a child")
+            assert 0
+        """
+    )
+
+    run = run_pytest(pytester.path, "--shards=2", "--shard-start=fork", f"--capture={method}")
+
+    assert run.counts == {"failed": 2}, run.show()
+    assert run.stdout.count("assert stream in") == 0 or "\nE       assert 0" in run.stdout
+    shown = run.stdout.partition("short test summary")[0]
+    assert shown.count("\nby the stream\n") >= 2, run.show()
+    assert shown.count("\nby the handler\n") >= 2, run.show()
+    assert run.stdout.count("E       assert 0") == 2, run.show()

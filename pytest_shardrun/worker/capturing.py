@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import io
 import os
+import tempfile
 from typing import Any, Final
 
 import pytest
@@ -20,8 +21,8 @@ def capture_into(config: pytest.Config, prefix: str) -> None:
     """Make pytest's capture by descriptor write to ``PREFIX.out`` and ``PREFIX.err``.
 
     It writes to files without names, which end with the process that holds them. What is logged
-    while a test runs is also written to ``PREFIX.log``. Call it again after capture has been
-    started anew. Where a file cannot be made, capture stays as it is.
+    while a test runs is also written to ``PREFIX.log``. Where a file cannot be made, capture stays
+    as it is.
     """
     manager = config.pluginmanager.get_plugin("capturemanager")
     # Private to pytest, and there is no other way to the files.
@@ -37,6 +38,23 @@ def capture_into(config: pytest.Config, prefix: str) -> None:
     if handler is not None:
         with contextlib.suppress(OSError):
             _keep_log(handler, f"{prefix}.log")
+
+
+def capture_apart(config: pytest.Config, captured: tuple[str, str]) -> None:
+    """Make pytest's capture write to files of this process alone, which begin with ``captured``.
+
+    Streams stay the objects that they are: modules keep them when they are imported, as handlers
+    of logging do.
+    """
+    manager = config.pluginmanager.get_plugin("capturemanager")
+    capture: Any = getattr(manager, "_global_capturing", None)
+    for name, text in zip(("out", "err"), captured, strict=True):
+        stream: Any = getattr(capture, name, None)
+        if hasattr(stream, "targetfd"):
+            with tempfile.TemporaryFile(buffering=0) as file:
+                _redirect(stream, file.fileno())
+        if text and stream is not None:
+            stream.tmpfile.write(text)
 
 
 def log_descriptor(config: pytest.Config) -> int | None:
@@ -97,10 +115,17 @@ def _create(path: str, flags: int) -> int:
 def _replace(stream: Any, path: str) -> None:
     named = _create(path, os.O_RDWR)
     try:
-        stream.tmpfile.flush()
-        # pytest goes on with the descriptor that it knows.
-        os.dup2(named, stream.tmpfile.fileno(), inheritable=False)
-        if stream._state == "started":
-            os.dup2(named, stream.targetfd)
+        # No test has it yet; the first one gets it.
+        captured = stream.snap()
+        _redirect(stream, named)
+        stream.tmpfile.write(captured)
     finally:
         os.close(named)
+
+
+def _redirect(stream: Any, descriptor: int) -> None:
+    stream.tmpfile.flush()
+    # pytest goes on with the descriptor that it knows.
+    os.dup2(descriptor, stream.tmpfile.fileno(), inheritable=False)
+    if stream._state == "started":
+        os.dup2(descriptor, stream.targetfd)

@@ -89,7 +89,7 @@ def be_born(
     for descriptor in before.files_to_reopen:
         _reopen(descriptor)
     _seed(before)
-    _restart_capture(config, before)
+    capturing.capture_apart(config, before.captured)
     _take_identity(config, launch)
     _restart_log_file(config, before, launch)
 
@@ -147,20 +147,6 @@ def _seed(before: Before) -> None:
     numpy_random: Any = sys.modules.get("numpy.random")
     if numpy_random is not None and before.random is None:
         numpy_random.seed()
-
-
-def _restart_capture(config: pytest.Config, before: Before) -> None:
-    manager: Any = config.pluginmanager.get_plugin(_CAPTURE)
-    if manager is None or not manager.is_globally_capturing():
-        return
-    was_started = manager._global_capturing.is_started()
-    manager.stop_global_capturing()
-    manager.start_global_capturing()
-    out, err = before.captured
-    sys.stdout.write(out)
-    sys.stderr.write(err)
-    if not was_started:
-        manager.suspend_global_capture()
 
 
 def _take_identity(config: pytest.Config, launch: Mapping[str, Any]) -> None:
