@@ -79,6 +79,7 @@ class DockerExecutor:
         self._images: dict[ContainerSettings, docker_images.Ready] = {}
         self._copy: _Copy | None = None
         self._daemon: Daemon
+        self._sweeper: threading.Thread | None = None
         self._abilities: docker_sandbox.Abilities
         self._labels: dict[str, str] = {}
 
@@ -92,7 +93,8 @@ class DockerExecutor:
             )
             self._labels = docker_sweep.labels(self._run_id)
             self._copy = _Copy(self._project, self._settings[0], say)
-            threading.Thread(target=self._sweep, name="shardrun sweep", daemon=True).start()
+            self._sweeper = threading.Thread(target=self._sweep, name="shardrun sweep", daemon=True)
+            self._sweeper.start()
             for each in self._settings:
                 if each not in self._images:
                     self._images[each] = self._make_ready(each, say)
@@ -142,6 +144,9 @@ class DockerExecutor:
             self._copy = None
         for remark in self._remarks.take():
             self._say(remark)
+        if self._sweeper is not None:
+            self._sweeper.join(_CLOSE_SECONDS)
+            self._daemon.close()
 
     def _fill_volumes(self) -> None:
         settings, copy = self._settings[0], self._copy
@@ -343,7 +348,8 @@ class _Copy:
         try:
             docker_project.write_archive(self._file, self.entries, self._owner)
             self._size = self._file.tell()
-        except (OSError, ValueError) as error:
+        except Exception as error:
+            # Raised by whoever waits for the archive.
             self._error = error
         finally:
             self._made.set()

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import getpass
+import importlib.util
 import os
+import select
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -68,10 +71,11 @@ class Daemon:
         self._arguments = _connection()
         self.address = str(self._arguments.get("base_url") or "unix:///var/run/docker.sock")
         self._threads = threading.local()
+        self._clients: list[_Client] = []
         with self._translating("connect"):
             first = _Client(version="auto", timeout=CALL_SECONDS, **self._arguments)
             self._version = first.api_version
-            self._threads.client = first
+            self._keep(first)
         self.info: Json = self._call("ask for its abilities", first.info)
         version: Json = self._call("ask for its version", first.version)
         components = [str(each.get("Name", "")) for each in version.get("Components") or ()]
@@ -212,8 +216,18 @@ class Daemon:
         client: _Client | None = getattr(self._threads, "client", None)
         if client is None:
             client = _Client(version=self._version, timeout=CALL_SECONDS, **self._arguments)
-            self._threads.client = client
+            self._keep(client)
         return client
+
+    def _keep(self, client: _Client) -> None:
+        self._threads.client = client
+        self._clients.append(client)
+
+    def close(self) -> None:
+        """Close all connections; no thread may use it any more."""
+        for client in self._clients:
+            with contextlib.suppress(*_BROKEN):
+                client.close()
 
     def _call(self, what: str, function: Any, *arguments: Any) -> Any:
         with self._translating(what):
@@ -257,20 +271,29 @@ class Attachment:
         self._socket = getattr(raw, "_sock", raw)
         # OpenSSL must not read and write one connection at the same time.
         self._lock = threading.Lock() if isinstance(self._socket, ssl.SSLSocket) else None
+        #: Where the streams go through the ssh command.
+        self._ssh: Any = getattr(self._socket, "proc", None)
         self._closed = False
 
     def receive(self, seconds: float) -> bytes:
         """The next bytes; empty at the end; ``TimeoutError`` after silence."""
-        if self._lock is None:
-            self._socket.settimeout(seconds)
-            data: bytes = self._socket.recv(1 << 18)
-            return data
-        return self._receive_encrypted(seconds)
+        if self._ssh is not None:
+            return self._receive_from_ssh(seconds)
+        if self._lock is not None:
+            return self._receive_encrypted(seconds)
+        self._socket.settimeout(seconds)
+        data: bytes = self._socket.recv(1 << 18)
+        return data
+
+    def _receive_from_ssh(self, seconds: float) -> bytes:
+        # The SDK's own way waits until a buffer is full. Nothing is left in that buffer: before the
+        # container starts, the daemon sends a head and no content.
+        descriptor = self._ssh.stdout.fileno()
+        if not select.select([descriptor], [], [], seconds)[0]:
+            raise TimeoutError
+        return os.read(descriptor, 1 << 18)
 
     def _receive_encrypted(self, seconds: float) -> bytes:
-        import select
-        import time
-
         assert self._lock is not None
         end = time.monotonic() + seconds
         while True:
@@ -291,8 +314,6 @@ class Attachment:
             while view:
                 view = view[self._socket.send(view) :]
             return
-        import select
-
         position = 0
         while position < len(data):
             with self._lock:
@@ -312,9 +333,16 @@ class Attachment:
         # Over TLS close() alone leaves the connection up: the SDK keeps a reference.
         with contextlib.suppress(OSError, AttributeError):
             self._socket.shutdown(socket.SHUT_RDWR)
-        for each in (self._raw, self._socket):
-            with contextlib.suppress(OSError):
-                each.close()
+        # The response first: closed after its file it would complain when it is collected.
+        for each in (getattr(self._raw, "_response", None), self._raw, self._socket):
+            with contextlib.suppress(OSError, ValueError):
+                if each is not None:
+                    each.close()
+        if self._ssh is not None:
+            self._ssh.wait()
+            for pipe in (self._ssh.stdin, self._ssh.stdout):
+                with contextlib.suppress(OSError):
+                    pipe.close()
 
 
 def ignore_rules(file: Path) -> Callable[[str], bool]:
@@ -342,6 +370,11 @@ def _connection() -> Json:
     arguments: Json = {**docker.utils.kwargs_from_env()}
     if arguments.get("base_url"):
         if str(arguments["base_url"]).startswith("ssh://"):
+            if importlib.util.find_spec("paramiko") is None:
+                raise DaemonError(
+                    f"DOCKER_HOST={arguments['base_url']} needs what the Docker SDK needs for SSH: "
+                    "pip install 'docker[ssh]'"
+                )
             # The user's own ssh knows keys, agents and hosts.
             arguments["use_ssh_client"] = True
         return arguments
