@@ -89,6 +89,7 @@ class Run:
         #: When those that failed are tried again, if nothing else is left to do.
         self._round_due: float | None = None
         self._is_retrying = False
+        self._usable_for_round = 0
         #: The first plan is not done, and waits for the tests that are tried again.
         self._is_paused = False
         self.ledger = Ledger()
@@ -557,8 +558,11 @@ class Run:
         """Foresee who is tried again when nothing else is left to do."""
         if self._stop is not None or self._waiting or self._living():
             return
-        for last in self._tries.unresolved():
-            self._conclude_without_another(last, now)
+        usable = self._usable()
+        if not usable or len(usable) == self._usable_for_round:
+            # Where a shard was lost, another may have more luck.
+            for last in self._tries.unresolved():
+                self._conclude_without_another(last, now)
         if self._stop is not None:
             return
         positions = self._tries.next_round()
@@ -575,7 +579,8 @@ class Run:
         self._round_due = None
         positions = self._tries.next_round()
         self._tries.begin(positions)
-        usable = [shard.number for shard in self._shards.values() if not shard.given_up]
+        usable = self._usable()
+        self._usable_for_round = len(usable)
         if len(positions) == 1 and (home := self._tries.home(positions[0])) in usable:
             usable = [home]
         if not usable:
@@ -585,12 +590,16 @@ class Run:
         self._is_retrying = True
         self._begin(plan_of(positions, self.items, usable, seconds), now)
 
+    def _usable(self) -> list[int]:
+        """The shards that can be given another process."""
+        return [shard.number for shard in self._shards.values() if not shard.given_up]
+
     def _begin(self, plan: Plan, now: float) -> None:
         """Follow another plan, when everybody has left."""
         self._absences.leave(self._dispatcher)
         self._plan = plan
         self._dispatcher = Dispatcher(plan, steal=self._policy.steal, conflicts=self._conflicts)
-        usable = [shard.number for shard in self._shards.values() if not shard.given_up]
+        usable = self._usable()
         chosen = [shard.number for shard in plan.shards if shard.units and shard.number in usable]
         chosen = chosen or usable[:1]
         for number in self._shards.keys() - set(chosen):

@@ -1462,10 +1462,14 @@ def test_an_executor_that_fails_is_no_try() -> None:
     play.leaves(2)
     assert play.leaves(1)[-1] == "launch 1.2"
 
-    # The other shard could run it, but that is not what has been planned.
     assert play.cannot_start(1, "no place") == [
         "problem 1: shard 1 attempt 2 no place",
         "ended 1.2: no place",
+        "launch 2.2",
+    ]
+    assert play.cannot_start(2, "no place") == [
+        "problem 2: shard 2 attempt 2 no place",
+        "ended 2.2: no place",
         "a failed",
         "no other try: a could not be tried again",
     ]
