@@ -49,6 +49,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return perform(options)
 
 
+def _bisect(parser: argparse.ArgumentParser) -> Perform:
+    from .commands import bisect
+
+    return bisect.prepare(parser)
+
+
 def _doctor(parser: argparse.ArgumentParser) -> Perform:
     from .commands import doctor
 
@@ -57,5 +63,6 @@ def _doctor(parser: argparse.ArgumentParser) -> Perform:
 
 #: A command is a module in ``commands``, imported when it is chosen.
 COMMANDS: Final = (
+    Command("bisect", "find the earlier tests that make a test fail", _bisect),
     Command("doctor", "name the installed plugins that need care in shards", _doctor),
 )

@@ -216,6 +216,7 @@ class Controller:
                 "format": 1,
                 "run": self._run_id,
                 "arguments": [str(each) for each in self._config.invocation_params.args],
+                "directory": str(self._config.invocation_params.dir),
                 "rootdir": str(self._config.rootpath),
                 "shards": self._settings.shards,
                 "executor": self._settings.executor,

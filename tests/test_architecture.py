@@ -62,7 +62,7 @@ ROWS: Final[dict[int, tuple[str, ...]]] = {
         "reading",
         "settings",
     ),
-    0: ("cpus", "model", "worker."),
+    0: ("cpus", "minimising", "model", "worker."),
 }
 
 #: In how many modules a library may be known, each of which translates its errors alone.
@@ -71,6 +71,8 @@ IMPORTERS: Final = {"docker": 1, "filelock": 2, "junitparser": 1}
 #: Modules that decide; a clock or a process would make their tests guess.
 PURE: Final = (
     "advice",
+    "conflicts",
+    "minimising",
     "model",
     "events",
     "explanations",

@@ -239,6 +239,69 @@ def read_share(directory: Path, name: str) -> Share:
     return Share(path.stem, shard, tuple(nodeids[position] for position in positions))
 
 
+@dataclass(frozen=True, slots=True)
+class History:
+    """What had run in a process before a test failed there."""
+
+    run_id: str
+    nodeid: str
+    #: For people: ``failed``, or how it ended its process.
+    status: str
+    shard: int
+    before: tuple[str, ...]
+    #: How long all of this took.
+    seconds: float
+    #: Of the whole run.
+    arguments: tuple[str, ...]
+    directory: str
+
+
+def read_history(directory: Path, run: str, nodeid: str) -> History:
+    """The first failure of a test in a run, which may be cut short, or ``last``.
+
+    Raises ``JournalError``.
+    """
+    path = _find(directory, run)
+    begun: dict[str, Any] = {}
+    nodeids: list[str] = []
+    started: dict[tuple[int, int], list[int]] = {}
+    seconds: dict[int, float] = {}
+    statuses: set[str] = set()
+    for event in _events(path):
+        match event:
+            case {"event": "run"}:
+                begun = event
+            case {"event": "planned" | "found later"}:
+                nodeids += event["nodeids"]
+            case {"event": "started"}:
+                key = (event["shard"], event["attempt"])
+                started.setdefault(key, []).append(event["position"])
+            case {"event": "finished" | "tried"}:
+                seconds[event["position"]] = event["seconds"]
+                if event["nodeid"] != nodeid:
+                    continue
+                statuses.add(event["status"])
+                if event["status"] not in ("failed", "error"):
+                    continue
+                key = (event["shard"], event["attempt"])
+                earlier = started[key][: started[key].index(event["position"])]
+                return History(
+                    path.stem,
+                    nodeid,
+                    event.get("reason") or event["status"],
+                    event["shard"],
+                    tuple(nodeids[position] for position in earlier),
+                    sum(seconds.get(each, 0.0) for each in (*earlier, event["position"])),
+                    tuple(begun["arguments"]),
+                    begun.get("directory", begun["rootdir"]),
+                )
+    if statuses:
+        raise JournalError(f"{nodeid} did not fail in run {path.stem}: {', '.join(statuses)}")
+    raise JournalError(
+        f"{nodeid} was not run in run {path.stem}: give a node id as pytest shows it"
+    )
+
+
 def _find(directory: Path, run: str) -> Path:
     paths = sorted(directory.glob("*.jsonl"))
     if run == "last":
