@@ -2357,8 +2357,12 @@ class AnyHistory(RuleBasedStateMachine):
     @rule(data=st.data(), event=st.sampled_from(STRAY_EVENTS))
     def hear_what_cannot_be(self, data: st.DataObject, event: events.Event) -> None:
         """An event that came twice, too late, or from a worker that was tampered with."""
-        attempt = self.some_worker(data).attempt
-        self.perform(self.run.happened(attempt, event, self.now))
+        worker = self.some_worker(data)
+        if isinstance(event, events.Finishing):
+            # Nothing can be asked of a session that is about to end; without a limit, nobody
+            # tells one that never does from one that takes its time.
+            worker.is_hung = True
+        self.perform(self.run.happened(worker.attempt, event, self.now))
 
     @precondition(lambda self: self.ended)
     @rule(data=st.data())
