@@ -64,6 +64,8 @@ class Misbehaviour:
     #: The stack names the function, in the report and on the terminal.
     has_stack: bool = False
     arguments: tuple[str, ...] = ()
+    #: It may hit pytest itself while it reports, which is an internal error: exit code 3.
+    may_break_pytest: bool = False
 
     def __str__(self) -> str:
         return self.name
@@ -201,14 +203,16 @@ NUISANCES: Final = (
     Misbehaviour(
         "no memory left",
         """
+        pages = int(pathlib.Path("/proc/self/statm").read_text().split()[0])
         most = resource.getrlimit(resource.RLIMIT_AS)[1]
-        resource.setrlimit(resource.RLIMIT_AS, (512 << 20, most))
+        resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (64 << 20), most))
         kept = []
         while True:
             kept.append(bytearray(1 << 20))
         """,
         "failed|error|crash",
         ("MemoryError",),
+        may_break_pytest=True,
     ),
     Misbehaviour("standard descriptors closed", "os.closerange(0, 3)", "passed"),
     Misbehaviour(
