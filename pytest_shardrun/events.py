@@ -84,6 +84,7 @@ class Reported:
     outcome: str
     #: The test carries ``xfail`` and it applied.
     xfail: bool
+    #: As ``worker.brief`` makes it where it is a list.
     data: Any
 
 
@@ -236,10 +237,23 @@ def read_event(line: bytes, sequence: int) -> Event:
     return _event_of(content, line)
 
 
+def _is_brief(data: list[Any]) -> bool:
+    """Whether a report in short has what it must: three times, and keywords perhaps."""
+    match data:
+        case [float(), float(), float(), None]:
+            return True
+        case [float(), float(), float(), list(names)]:
+            return all(type(name) is str for name in names)
+        case _:
+            return False
+
+
 def _event_of(content: list[Any], line: bytes) -> Event:
     match content:
         case ["start", int(local)]:
             return Started(local)
+        case ["report", _, _, _, _, list(data)] if not _is_brief(data):
+            raise BrokenStream(f"not an event: {line[:200]!r}")
         case ["report", local, when, str(outcome), bool(xfail), data]:
             return Reported(local, when, outcome, xfail, data)
         case ["finish", int(local), float(seconds)]:

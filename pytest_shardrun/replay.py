@@ -17,7 +17,7 @@ from .explanations import explain
 from .model import Attempt
 from .nodes import Headings, Node, ReportNode, Scheduler
 from .reporting.stacks import shorten_stacks
-from .worker import wire
+from .worker import brief, wire
 
 _TERMINAL: Final = "terminalreporter"
 
@@ -119,7 +119,9 @@ class Replay:
         That one carries what earlier phases and the last, unfinished one have ``captured``.
         Where other tries follow, what has failed in this one is a rerun, as plugins know it.
         """
-        reports = [self._report(done.attempt, event) for event in done.reports]
+        reports: list[pytest.TestReport] = []
+        for event in done.reports:
+            reports.append(self._report_of_test(done, event, reports[-1] if reports else None))
         if done.blame is not None:
             sections = [*(reports[-1].sections if reports else ()), *captured]
             reports.append(self._blame(done, done.blame, sections))
@@ -191,6 +193,15 @@ class Replay:
             node.location = (nodeid.partition("::")[0], line, node.name)  # type: ignore[attr-defined]
             self._nodes[nodeid] = node
         return node
+
+    def _report_of_test(
+        self, done: notices.TestDone, event: Reported, before: pytest.TestReport | None
+    ) -> pytest.TestReport:
+        if type(event.data) is not list:
+            return self._report(done.attempt, event)
+        item = done.item
+        report = brief.restore(event.data, before, item.nodeid, item.location, event.when)
+        return self._from_shard(done.attempt, report)
 
     def _report(self, attempt: Attempt, event: Reported) -> pytest.TestReport:
         return self._from_shard(attempt, self._deserialise(event.data))

@@ -110,6 +110,7 @@ class Watch:
             self._temporary_name,
             self._memory,
             _timer,
+            _tracer,
             _native_thread,
         )
         for look in looks:
@@ -299,6 +300,16 @@ def _child() -> str | None:
 def _timer() -> str | None:
     if any(signal.getitimer(signal.ITIMER_REAL)):
         return "an alarm was set while collecting"
+    return None
+
+
+def _tracer() -> str | None:
+    # It would lose what it has seen in some forks, and count it twice in others.
+    coverage: Any = sys.modules.get("coverage")
+    if hasattr(coverage, "Coverage") and coverage.Coverage.current() is not None:
+        return "coverage is measured"
+    if sys.gettrace() is not None or sys.getprofile() is not None:
+        return "a tracer or profiler is active"
     return None
 
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import pytest
 
-from . import capturing, fixture, limits, needs, options, terminal, wire, xdist
+from . import brief, capturing, fixture, limits, needs, options, terminal, wire, xdist
 from .children import Children
 from .fixtures import SharedFixtures
 from .recorder import record_xml
@@ -68,6 +68,7 @@ class ShardWorker:
         self._has_refused = False
         self._workeroutput: dict[str, Any] = {}
         self._has_finished = False
+        self._may_abridge = False
         self._children = Children()
         self.said_goodbye = False
 
@@ -141,11 +142,6 @@ class ShardWorker:
         self._session = session
         # A plugin may have put a reporter of its own in place while it was configured.
         self._silence()
-        if self._warm is not None:
-            # The earlier the better: others wait for this process.
-            warm, self._warm = self._warm, None
-            if warm.can_fork(self._config, self._stream):
-                self._warm = warm
         if self._warm is None:
             self._keep_captured()
         if "PYTHONBREAKPOINT" not in os.environ:
@@ -213,6 +209,13 @@ class ShardWorker:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_collection(self, session: pytest.Session) -> Generator[None, Any, Any]:
+        if self._warm is not None:
+            # The earlier the better: others wait for this process.
+            warm, self._warm = self._warm, None
+            if warm.can_fork(self._config, self._stream):
+                self._warm = warm
+            else:
+                self._keep_captured()
         try:
             result = yield
             # A mark with an impossible value is refused like an impossible argument.
@@ -240,6 +243,7 @@ class ShardWorker:
             session.config.option.maxfail = 0
         if _is_interrupted(session):
             return True
+        self._may_abridge = brief.nobody_else_serialises(session.config)
         while self._prepare_next():
             position = self._queue.popleft()
             nextitem = session.items[self._queue[0]] if self._queue else None
@@ -351,7 +355,11 @@ class ShardWorker:
             # Built-in subtests change the report of the whole test in this hook.
             self._config.hook.pytest_report_teststatus(report=report, config=self._config)
         xfail = hasattr(report, "wasxfail")
-        data = self._serialise(report)
+        data = None
+        if self._running is not None and self._may_abridge:
+            data = brief.abridge(report, self._session.items[self._running])
+        if data is None:
+            data = self._serialise(report)
         self._stream.put("report", self._running, report.when, report.outcome, xfail, data)
         if report.when != "teardown":
             # At once: who sees the process die next must know how far the test had come.

@@ -1,0 +1,76 @@
+"""Reports that only tell how long a phase took."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import pytest
+
+#: What every report has; a plugin may have added to it.
+_USUAL: Final = frozenset(
+    (
+        "nodeid",
+        # In its place since pytest 9.1.
+        "_id",
+        "location",
+        "keywords",
+        "outcome",
+        "longrepr",
+        "when",
+        "user_properties",
+        "sections",
+        "duration",
+        "start",
+        "stop",
+    )
+)
+_HOOK: Final = "pytest_report_to_serializable"
+
+
+def nobody_else_serialises(config: pytest.Config) -> bool:
+    """Whether pytest itself alone decides how reports are sent."""
+    implementations = getattr(config.hook, _HOOK).get_hookimpls()
+    return all(each.function.__module__.startswith("_pytest.") for each in implementations)
+
+
+def abridge(report: pytest.TestReport, item: pytest.Item) -> list[Any] | None:
+    """Such a report in short: duration, start, stop, keywords; None where it says more.
+
+    The keywords are left out but for the set-up: those of a test are the same in all phases.
+    """
+    if (
+        type(report) is not pytest.TestReport
+        or report.outcome != "passed"
+        or report.longrepr is not None
+        or report.sections
+        or report.user_properties
+        or not _USUAL.issuperset(vars(report))
+        or str(report.nodeid) != str(item.nodeid)
+        or report.location != item.location
+    ):
+        return None
+    keywords = list(report.keywords) if report.when == "setup" else None
+    return [report.duration, report.start, report.stop, keywords]
+
+
+def restore(
+    brief: list[Any],
+    before: pytest.TestReport | None,
+    nodeid: str,
+    location: tuple[str, int | None, str],
+    when: Any,
+) -> pytest.TestReport:
+    """The report that was abridged; ``before`` is the test's last one."""
+    duration, start, stop, names = brief
+    keywords = before.keywords if names is None and before is not None else names or ()
+    return pytest.TestReport(
+        nodeid=nodeid,
+        location=location,
+        keywords=dict.fromkeys(keywords, 1),
+        outcome="passed",
+        longrepr=None,
+        when=when,
+        duration=duration,
+        start=start,
+        stop=stop,
+    )

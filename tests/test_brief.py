@@ -1,0 +1,77 @@
+"""Reports in short: nothing of them is lost, and what says more is sent in full."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import pytest
+
+from pytest_shardrun.worker.brief import abridge, restore
+
+LOCATION: Final = ("test_a.py", 3, "test_one")
+
+
+class Item:
+    """As much of pytest's item as is looked at."""
+
+    nodeid = "test_a.py::test_one"
+    location = LOCATION
+
+
+ITEM: Any = Item()
+
+
+def report(**changes: Any) -> pytest.TestReport:
+    said: dict[str, Any] = {
+        "nodeid": ITEM.nodeid,
+        "location": LOCATION,
+        "keywords": {"test_one": 1, "test_a.py": 1},
+        "outcome": "passed",
+        "longrepr": None,
+        "when": "setup",
+        "duration": 0.25,
+        "start": 1.0,
+        "stop": 1.25,
+    }
+    return pytest.TestReport(**{**said, **changes})
+
+
+def content(of: pytest.TestReport) -> Mapping[str, Any]:
+    return dict(vars(of))
+
+
+def test_a_report_that_was_abridged_is_restored_as_it_was() -> None:
+    setup, call = report(), report(when="call", duration=0.5)
+
+    short = [abridge(each, ITEM) for each in (setup, call)]
+
+    assert short[0] is not None
+    assert short[1] is not None
+    restored = restore(short[0], None, ITEM.nodeid, LOCATION, "setup")
+    assert content(restored) == content(setup)
+    after = restore(short[1], restored, ITEM.nodeid, LOCATION, "call")
+    assert content(after) == content(call)
+
+
+def test_the_keywords_are_sent_once() -> None:
+    assert abridge(report(), ITEM) == [0.25, 1.0, 1.25, ["test_one", "test_a.py"]]
+    assert abridge(report(when="call"), ITEM) == [0.25, 1.0, 1.25, None]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"outcome": "failed"},
+        {"longrepr": "text"},
+        {"sections": [("Captured stdout call", "text")]},
+        {"user_properties": [("name", "value")]},
+        {"wasxfail": "reason"},
+        {"added_by_a_plugin": 1},
+        {"nodeid": "test_b.py::test_one"},
+        {"location": ("test_a.py", 4, "test_one")},
+    ],
+    ids=str,
+)
+def test_a_report_that_says_more_is_not_abridged(changes: dict[str, Any]) -> None:
+    assert abridge(report(**changes), ITEM) is None
