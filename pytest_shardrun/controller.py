@@ -35,6 +35,7 @@ from .planning.splitters import Splitter, make_plan
 from .replay import Replay
 from .reporting.balance import what_if
 from .reporting.journal import Journal, journal_directory
+from .reporting.outputs import OutputFiles
 from .reporting.terminal import ShardTerminal
 from .run import Run
 from .settings import Settings
@@ -89,6 +90,7 @@ class Controller:
         self._red = False
         self._internal_error = False
         self._journal: Journal | None = None
+        self._outputs: OutputFiles | None = None
         self._junit: JUnitWriter | None = None
         self._junit_error: OSError | None = None
         self._open = ExitStack()
@@ -181,7 +183,7 @@ class Controller:
             executor,
             self._order_for,
             self._tell,
-            self._terminal.show_output,
+            self._take_output,
             self._wanted_stop,
             lambda: room_for_attempts(settings.policy.memory),
             Locks(lock_directory()),
@@ -210,6 +212,8 @@ class Controller:
             self._complain(f"the journal is not kept: {error}")
             return
         self._open.callback(self._journal.close)
+        self._outputs = OutputFiles(self._journal.path.with_suffix(""))
+        self._open.callback(self._outputs.close)
         self._journal.write(
             "run",
             {
@@ -222,6 +226,11 @@ class Controller:
                 "executor": self._settings.executor,
             },
         )
+
+    def _take_output(self, attempt: Attempt, data: bytes) -> None:
+        if self._outputs is not None:
+            self._outputs.write(attempt, data)
+        self._terminal.show_output(attempt, data)
 
     def _complain(self, text: str) -> None:
         self._config.issue_config_time_warning(pytest.PytestWarning(f"shardrun: {text}"), 2)

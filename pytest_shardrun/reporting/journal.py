@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -185,6 +186,8 @@ def _forget_old(directory: Path) -> None:
     # Names begin with the time.
     for path in sorted(directory.glob("*.jsonl"))[:-KEPT_RUNS]:
         path.unlink(missing_ok=True)
+        # What its shards wrote.
+        shutil.rmtree(path.with_suffix(""), ignore_errors=True)
 
 
 def journal_directory(cache: Any) -> Path:
