@@ -27,7 +27,7 @@ finish() {
 
 install_packages() {
     export DEBIAN_FRONTEND=noninteractive
-    tell "installing docker.io and iptables"
+    tell "installing docker.io, iptables and iproute2"
     # The package would start a daemon of its own, which is not the one that is started here.
     policy=/usr/sbin/policy-rc.d
     ours=no
@@ -38,7 +38,7 @@ install_packages() {
     fi
     done=no
     apt-get update -qq >&2 || tell "the lists of packages could not be updated"
-    apt-get install -qq -y --no-install-recommends docker.io iptables >&2 && done=yes
+    apt-get install -qq -y --no-install-recommends docker.io iptables iproute2 >&2 && done=yes
     [ $ours = no ] || rm -f $policy
     [ $done = yes ] || give_up "docker.io could not be installed"
 }
@@ -92,7 +92,7 @@ if command -v flock >/dev/null; then
     answers && finish "somebody else has started it"
 fi
 
-for program in docker dockerd runc iptables; do
+for program in docker dockerd runc iptables ip; do
     if ! command -v $program >/dev/null; then
         install_packages
         break

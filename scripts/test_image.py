@@ -44,6 +44,7 @@ _TOOLS: Final = (
     "sleep",
     "true",
 )
+_LOCALE: Final = Path("/usr/lib/locale/C.utf8")
 _LEFT_OUT: Final = frozenset(
     {
         "ensurepip",
@@ -145,6 +146,10 @@ def write_image(target: IO[bytes], distributions: Sequence[str]) -> None:
         archive.add_file(path)
     for path in (interpreter, *modules):
         archive.add_file(path)
+    # Without it Python would take its UTF-8 mode, which tests can see.
+    for path in sorted(_LOCALE.rglob("*")):
+        if path.is_file():
+            archive.add_file(path)
     for name, path in tools.items():
         archive.add_file(path, Path("/usr/bin", name))
     for name in ("python", "python3", f"python{_version()}"):
@@ -237,7 +242,7 @@ def main() -> None:
 def digest(distributions: Sequence[str]) -> str:
     """A word for what would be in the image."""
     versions = [f"{name} {importlib.metadata.version(name)}" for name in sorted(distributions)]
-    text = "\n".join([sys.version, sys.base_prefix, *_TOOLS, *versions])
+    text = "\n".join([sys.version, sys.base_prefix, *_TOOLS, str(_LOCALE), *versions])
     return hashlib.sha256(text.encode("utf-8")).hexdigest()[:12]
 
 
