@@ -25,6 +25,9 @@ RESULTS: Final = (0, 1)
 
 TIMEOUT: Final = 1800.0
 
+#: A mode of pytest-xdist may take ten times as long as others and so many seconds.
+PATIENCE: Final = 30.0
+
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
@@ -69,13 +72,22 @@ def compare(
 
     collected = _run(workload, place, (*PLAIN, "--collect-only", "-q"))
     expected = _run(workload, place, PLAIN, may_crash=True)
-    warm = {way: _run(workload, place, options) for way, options in ways.items()}
+    warm = {OURS: _run(workload, place, ours)}
+    limit = PATIENCE + 10 * max(expected.seconds, warm[OURS].seconds)
+    for mode in XDIST_MODES:
+        try:
+            warm[mode] = _run(workload, place, ways[mode], timeout=limit)
+        except MeasuringError as error:
+            remarks.append(f"{mode}: {str(error).splitlines()[0]}")
     counts = {way: outcomes(cost.output) for way, cost in warm.items()}
     reference = outcomes(expected.output) if expected.exit_code in RESULTS else counts[OURS]
-    for way in list(ways):
+    for way in warm:
         if counts[way] != reference:
             remarks.append(f"{way} reported {described(counts[way])}, not {described(reference)}")
-    contenders = [mode for mode in XDIST_MODES if counts[mode] == reference] or list(XDIST_MODES)
+    modes = [mode for mode in XDIST_MODES if mode in warm]
+    contenders = [mode for mode in modes if counts[mode] == reference] or modes
+    if not contenders:
+        raise MeasuringError("no mode of pytest-xdist ended: " + "; ".join(remarks))
     fastest = min(warm[mode].seconds for mode in contenders)
     contenders = [mode for mode in contenders if warm[mode].seconds <= HOPELESS * fastest]
 
@@ -142,12 +154,17 @@ def _wall(cost: Cost) -> float:
 
 
 def _run(
-    workload: Workload, place: Place, options: Sequence[str], *, may_crash: bool = False
+    workload: Workload,
+    place: Place,
+    options: Sequence[str],
+    *,
+    may_crash: bool = False,
+    timeout: float = TIMEOUT,
 ) -> Cost:
     if workload.forgets:
         shutil.rmtree(place.directory / ".pytest_cache", ignore_errors=True)
     command = [*place.command, *options]
-    cost = measure(command, Path(place.directory), environment(), timeout=TIMEOUT)
+    cost = measure(command, Path(place.directory), environment(), timeout=timeout)
     if cost.exit_code not in RESULTS and not may_crash:
         tail = cost.output[-2000:]
         raise MeasuringError(f"exit code {cost.exit_code} of {' '.join(command)}\n{tail}")

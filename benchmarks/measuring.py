@@ -62,10 +62,11 @@ def measure(
             stderr=subprocess.STDOUT,
         )
         try:
-            peak = _watch(process.pid, started + timeout)
+            peak = _watch(process.pid, started, started + timeout)
         except BaseException:
             _kill_descendants()
             process.wait()
+            _reap_orphans()
             raise
         seconds = time.monotonic() - started
         _, status, usage = os.wait4(process.pid, 0)
@@ -77,7 +78,7 @@ def measure(
     return Cost(seconds, cpu, peak, process.returncode, output)
 
 
-def _watch(pid: int, deadline: float) -> int:
+def _watch(pid: int, started: float, deadline: float) -> int:
     """The peak of memory until the process has ended, which is still to be waited for."""
     peak = 0
     pause = INTERVAL / 5
@@ -86,7 +87,7 @@ def _watch(pid: int, deadline: float) -> int:
         while not select.select([descriptor], [], [], pause)[0]:
             looked = time.monotonic()
             if looked > deadline:
-                raise MeasuringError("it took too long")
+                raise MeasuringError(f"it did not end within {deadline - started:.0f} s")
             peak = max(peak, sum(map(_memory_of, _descendants(os.getpid()))))
             pause = max(INTERVAL, 9 * (time.monotonic() - looked))
     finally:
