@@ -8,6 +8,7 @@ import importlib.util
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Mapping
 from typing import Any, Final, NoReturn
 
@@ -87,6 +88,8 @@ def main_of_fork(
     stream = Stream(*_take_stream())
     _register_stacks()
     os.environ.update(launch["identity"])
+    # The controller has looked it up for itself.
+    tempfile.tempdir = None
     disown_exit_handlers()
     sys.path[:] = launch["sys_path"]
     from .control import Control

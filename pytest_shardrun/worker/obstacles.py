@@ -11,7 +11,7 @@ import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 #: Differ between the shards of a run.
 OWN_VARIABLES: Final = (
@@ -20,6 +20,9 @@ OWN_VARIABLES: Final = (
     "SHARDRUN_ATTEMPT",
     "SHARDRUN_SLOT",
 )
+
+#: Keys of ``workerinput`` that differ in the same way.
+_OWN_INPUT: Final = frozenset(("workerid", "shardrun"))
 
 #: Devices that keep nothing.
 _HARMLESS_DEVICES: Final = frozenset(
@@ -104,6 +107,7 @@ class Watch:
         """Why this process must not be forked, if so; ``own_files`` are (device, inode)."""
         looks: tuple[Callable[[], str | None], ...] = (
             lambda: next(iter(self._notes.values()), None),
+            self._own_input,
             self._named_thread,
             _child,
             lambda: self._open_descriptor(own_files),
@@ -148,6 +152,11 @@ class Watch:
             and _access(number) == os.O_RDONLY
             and os.path.isfile(f"/proc/self/fd/{number}")
         ]
+
+    def _own_input(self) -> str | None:
+        for key in sorted(self.asked & _OWN_INPUT):
+            return f'workerinput["{key}"] was read while collecting'
+        return None
 
     def _named_thread(self) -> str | None:
         for thread in threading.enumerate():
@@ -198,19 +207,21 @@ class _WatchedEnvironment(os._Environ):  # type: ignore[type-arg]
     """Tells who asks by name for what differs between shards; copies of all are no question."""
 
     note: _Note
-    _passed: str | None = None
+    #: Names that a walk through all of them has come by, as each copy does.
+    _passed: ClassVar[set[str]] = set()
 
     def __getitem__(self, key: str) -> str:
         if key in OWN_VARIABLES:
-            if _WatchedEnvironment._passed == key:
-                _WatchedEnvironment._passed = None
+            if key in self._passed:
+                self._passed.discard(key)
             else:
                 _WatchedEnvironment.note(key, f"{key} was read while collecting: {_asker()}")
         return super().__getitem__(key)  # type: ignore[no-any-return]
 
     def __iter__(self) -> Iterator[str]:
         for key in super().__iter__():
-            _WatchedEnvironment._passed = key if key in OWN_VARIABLES else None
+            if key in OWN_VARIABLES:
+                self._passed.add(key)
             yield key
 
 

@@ -1,0 +1,305 @@
+"""One process collects and is forked: where it may be, and what a fork has for its own."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from pathlib import Path
+from typing import Final
+
+import pytest
+from comparison import Run, run_pytest
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks on Linux only")
+
+#: What speaks against a fork: how the terminal names it, and a conftest.py that does it.
+OBSTACLES: Final = {
+    "a thread was started": """
+        import threading
+        threading.Thread(target=threading.Event().wait, daemon=True).start()
+    """,
+    "a socket was opened": """
+        import socket
+        kept = socket.socket()
+    """,
+    "a port was taken": """
+        import socket
+        with socket.socket() as found:
+            found.bind(("127.0.0.1", 0))
+    """,
+    "an event poll was opened": """
+        import select
+        kept = select.epoll()
+    """,
+    "a pipe was opened": """
+        import os
+        kept = os.pipe()
+    """,
+    "a child process was started": """
+        import subprocess, sys
+        kept = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    """,
+    "a file is open for writing": """
+        kept = open(__file__ + ".txt", "a")
+    """,
+    "a temporary file or directory was made": """
+        import tempfile
+        kept = tempfile.mkdtemp()
+    """,
+    "memory is shared": """
+        import mmap
+        kept = mmap.mmap(-1, 4096)
+    """,
+    "an alarm was set": """
+        import signal
+        signal.setitimer(signal.ITIMER_REAL, 3600)
+    """,
+    "a tracer or profiler is active": """
+        import sys
+        sys.setprofile(lambda *_: None)
+    """,
+    "PYTEST_XDIST_WORKER was read": """
+        import os
+        kept = os.environ.get("PYTEST_XDIST_WORKER")
+    """,
+    'workerinput["workerid"] was read': """
+        def pytest_configure(config):
+            if hasattr(config, "workerinput"):
+                config.kept = config.workerinput["workerid"]
+    """,
+}
+
+TWO_MODULES: Final = {
+    "test_one.py": "def test_a():\n    pass\n\ndef test_b():\n    pass\n",
+    "test_two.py": "def test_a():\n    pass\n\ndef test_b():\n    pass\n",
+}
+
+
+def run(directory: Path, files: dict[str, str], *arguments: str) -> Run:
+    for name, source in {"pytest.ini": "[pytest]\n", **files}.items():
+        (directory / name).write_text(textwrap.dedent(source), encoding="utf-8")
+    return run_pytest(directory, "--shards=2", "-v", *arguments)
+
+
+def lines_of(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines()
+
+
+# Where
+
+
+@pytest.mark.parametrize("obstacle", OBSTACLES)
+def test_what_forks_would_share_makes_every_shard_a_fresh_interpreter(
+    tmp_path: Path, obstacle: str
+) -> None:
+    ran = run(tmp_path, {"conftest.py": OBSTACLES[obstacle], **TWO_MODULES})
+
+    line = next(each for each in ran.stdout.splitlines() if each.startswith("shard start: "))
+    assert line.startswith("shard start: spawn ("), ran.show()
+    assert obstacle in line, ran.show()
+    assert ran.counts == {"passed": 4}, ran.show()
+    assert ran.exitcode == 0
+
+
+def test_what_is_over_before_the_fork_is_no_obstacle(tmp_path: Path) -> None:
+    conftest = """
+        import os, socket, subprocess, sys, tempfile, threading
+
+        thread = threading.Thread(target=print)
+        thread.start()
+        thread.join()
+        socket.socket().close()
+        subprocess.run([sys.executable, "-c", ""], check=True)
+        with tempfile.TemporaryDirectory():
+            pass
+        copied = dict(os.environ)
+        known = "PATH" in os.environ
+    """
+
+    ran = run(tmp_path, {"conftest.py": conftest, **TWO_MODULES})
+
+    assert "shard start: fork\n" in ran.stdout, ran.show()
+    assert ran.counts == {"passed": 4}, ran.show()
+
+
+def test_an_obstacle_is_remembered_and_the_next_run_collects_once_in_each_shard(
+    tmp_path: Path,
+) -> None:
+    conftest = """
+        import os, threading
+
+        def pytest_configure(config):
+            if hasattr(config, "workerinput"):
+                threading.Thread(target=threading.Event().wait, daemon=True).start()
+
+        def pytest_sessionstart(session):
+            if hasattr(session.config, "workerinput"):
+                with open("started", "a") as file:
+                    file.write(f"{os.getpid()}\\n")
+    """
+    files = {"conftest.py": conftest, **TWO_MODULES}
+    run(tmp_path, files)
+    (tmp_path / "started").unlink()
+
+    ran = run(tmp_path, files)
+
+    assert "shard start: spawn (a thread was started" in ran.stdout, ran.show()
+    assert len(lines_of(tmp_path / "started")) == 2
+
+
+# What a fork has for its own
+
+
+def test_a_fork_is_its_own_shard(tmp_path: Path) -> None:
+    conftest = """
+        import os, tempfile
+        import pytest
+
+        @pytest.fixture(autouse=True)
+        def note(request, tmp_path_factory):
+            with open("seen", "a") as file:
+                file.write(" ".join((
+                    os.environ["PYTEST_XDIST_WORKER"],
+                    "gw" + os.environ["SHARDRUN_SLOT"],
+                    request.config.workerinput["workerid"],
+                    str(os.getpid()), str(os.getpgid(0)), str(os.getppid()),
+                    str(tmp_path_factory.getbasetemp()), tempfile.gettempdir(),
+                )) + "\\n")
+    """
+
+    ran = run(tmp_path, {"conftest.py": conftest, **TWO_MODULES})
+
+    assert "shard start: fork\n" in ran.stdout, ran.show()
+    seen = {tuple(line.split()) for line in lines_of(tmp_path / "seen")}
+    assert {each[0] for each in seen} == {"gw0", "gw1"}
+    assert len(seen) == 2
+    for variable, slot, told, pid, group, *_ in seen:
+        assert variable == slot == told
+        assert pid == group
+    parents, bases, temporary = zip(*(each[5:] for each in seen), strict=True)
+    assert len(set(parents)) == 1
+    assert len(set(bases)) == len(set(temporary)) == 2
+
+
+def test_a_crash_costs_a_fork_and_no_collection(tmp_path: Path) -> None:
+    files = {
+        "test_one.py": """
+            import os
+            with open("imported", "a") as file:
+                file.write("once\\n")
+
+            def test_crashes():
+                os._exit(3)
+
+            def test_after():
+                pass
+        """,
+        "test_two.py": TWO_MODULES["test_two.py"],
+    }
+
+    ran = run(tmp_path, files)
+
+    assert ran.counts == {"passed": 3, "failed": 1}, ran.show()
+    assert lines_of(tmp_path / "imported") == ["once"]
+
+
+def test_exit_handlers_of_the_collection_run_once_and_those_of_tests_in_their_process(
+    tmp_path: Path,
+) -> None:
+    note = "atexit.register(lambda: open('left', 'a').write('{}\\n'))"
+    files = {
+        "conftest.py": f"""
+            import atexit
+            def pytest_configure(config):
+                if hasattr(config, "workerinput"):
+                    {note.format("collection")}
+        """,
+        "test_one.py": f"import atexit\ndef test_a():\n    {note.format('one')}\n",
+        "test_two.py": f"import atexit\ndef test_a():\n    {note.format('two')}\n",
+    }
+
+    ran = run(tmp_path, files)
+
+    assert "shard start: fork\n" in ran.stdout, ran.show()
+    assert sorted(lines_of(tmp_path / "left")) == ["collection", "one", "two"]
+
+
+def test_a_seed_is_kept_and_without_one_forks_draw_other_numbers(tmp_path: Path) -> None:
+    test = "import random\ndef test_a():\n    open('drawn', 'a').write(f'{random.random()}\\n')\n"
+    files = {"test_one.py": test, "test_two.py": test}
+    run(tmp_path, files)
+    unseeded = lines_of(tmp_path / "drawn")
+    (tmp_path / "drawn").unlink()
+
+    run(tmp_path, {"conftest.py": "import random\nrandom.seed(7)\n", **files})
+
+    seeded = lines_of(tmp_path / "drawn")
+    assert len(set(unseeded)) == 2
+    assert seeded == ["0.32383276483316237"] * 2
+
+
+def test_forks_outlive_the_process_that_collected(tmp_path: Path) -> None:
+    files = {
+        "test_one.py": """
+            import os, signal
+            def test_kills_its_parent():
+                os.kill(os.getppid(), signal.SIGKILL)
+
+            def test_after():
+                pass
+        """,
+        "test_two.py": TWO_MODULES["test_two.py"],
+    }
+
+    ran = run(tmp_path, files)
+
+    assert ran.counts["passed"] == 4, ran.show()
+    assert "the process that collected ended with SIGKILL" in ran.stdout, ran.show()
+
+
+# Isolation
+
+LEAKY: Final = """
+    import pytest
+    leaked = []
+
+    @pytest.mark.parametrize("number", range(3))
+    def test_clean(number):
+        assert not leaked
+        leaked.append(number)
+"""
+
+
+def test_each_test_has_a_process_of_its_own(tmp_path: Path) -> None:
+    files = {"test_one.py": LEAKY, "test_two.py": LEAKY}
+
+    ran = run(tmp_path, files, "--shard-isolate=test")
+
+    assert ran.counts == {"passed": 6}, ran.show()
+    assert ran.exitcode == 0
+
+
+def test_each_module_has_a_process_of_its_own(tmp_path: Path) -> None:
+    test = """
+        import shared
+        def test_clean():
+            assert not shared.leaked
+            shared.leaked.append(1)
+    """
+    names = [f"test_{number}.py" for number in range(5)]
+    files = {"shared.py": "leaked = []\n", **dict.fromkeys(names, test)}
+
+    ran = run(tmp_path, files, "--shard-isolate=module")
+
+    assert ran.counts == {"passed": 5}, ran.show()
+    assert ran.exitcode == 0
+
+
+def test_a_process_for_each_test_is_refused_where_there_are_no_forks(tmp_path: Path) -> None:
+    files = {"conftest.py": OBSTACLES["a thread was started"], **TWO_MODULES}
+
+    ran = run(tmp_path, files, "--shard-isolate=test")
+
+    assert ran.exitcode == 4, ran.show()
+    assert "--shard-isolate=test needs forks" in ran.stderr, ran.show()
+    assert "a thread was started" in ran.stderr
