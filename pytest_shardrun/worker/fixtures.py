@@ -16,7 +16,8 @@ class SharedFixtures:
     """Tells which tests share fixtures, and how much of a test's time went into such fixtures.
 
     A fixture's setup counts until the next one begins, so that no hook has to be on the stack where
-    a fixture fails: a traceback would show it. What a fixture does after it has asked for another
+    a fixture fails: a traceback would show it. It would also show one more hook of a test's phases,
+    so the reports tell when those begin. What a fixture does after it has asked for another
     one by `getfixturevalue` is therefore taken for a part of that one.
     """
 
@@ -35,6 +36,18 @@ class SharedFixtures:
     def reset(self) -> None:
         """Begin a test."""
         self.seconds = self.setup_seconds = 0.0
+        self._turn_to("setup")
+
+    def reported(self, report: pytest.TestReport) -> None:
+        """A phase of the test is over, or a part of its call."""
+        match report.when:
+            case "setup":
+                self._turn_to("" if report.passed else "teardown")
+            case "call":
+                self._turn_to("teardown")
+            case _:
+                # A plugin may run the test once more.
+                self._turn_to("setup")
 
     def scope_of(self, item: pytest.Item) -> str:
         """The widest of class, module and package that a fixture of this test has, or nothing."""
@@ -55,22 +68,10 @@ class SharedFixtures:
         return known[1]
 
     @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_setup(self) -> None:
-        self._turn_to("setup")
-
-    @pytest.hookimpl(tryfirst=True)
     def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[Any]) -> None:
         # What a test asks for in its body would take the rest of the test with it.
-        if self._current:
+        if self._current not in ("", "teardown"):
             self._turn_to(fixturedef.scope)
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_call(self) -> None:
-        self._turn_to("")
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_teardown(self) -> None:
-        self._turn_to("teardown")
 
     @pytest.hookimpl
     def pytest_fixture_post_finalizer(self, fixturedef: pytest.FixtureDef[Any]) -> None:

@@ -351,6 +351,7 @@ class ShardWorker:
 
     @pytest.hookimpl
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self._fixtures.reported(report)
         if report.when == "call":
             # Built-in subtests change the report of the whole test in this hook.
             self._config.hook.pytest_report_teststatus(report=report, config=self._config)
