@@ -22,10 +22,11 @@ OBSTACLES: Final = {
         import socket
         kept = socket.socket()
     """,
-    "a port was taken": """
+    "a free port was looked for": """
         import socket
         with socket.socket() as found:
             found.bind(("127.0.0.1", 0))
+            port = found.getsockname()[1]
     """,
     "an event poll was opened": """
         import select
@@ -105,6 +106,9 @@ def test_what_is_over_before_the_fork_is_no_obstacle(tmp_path: Path) -> None:
     conftest = """
         import os, socket, subprocess, sys, tempfile, threading
 
+        # As urllib3 does when it is imported.
+        with socket.socket() as tried:
+            tried.bind(("127.0.0.1", 0))
         thread = threading.Thread(target=print)
         thread.start()
         thread.join()

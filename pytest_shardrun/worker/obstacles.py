@@ -10,6 +10,7 @@ import sys
 import tempfile
 import threading
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, Final
 
@@ -45,6 +46,7 @@ class Watch:
         self._random = random.getstate()
         self._names = _Names(tempfile._RandomNameSequence())  # type: ignore[attr-defined]
         self._undo: list[Callable[[], None]] = []
+        self._bound: weakref.WeakSet[socket.socket] = weakref.WeakSet()
         #: Keys of ``workerinput`` that were asked for by name.
         self.asked: set[str] = set()
 
@@ -55,7 +57,8 @@ class Watch:
         _WatchedEnvironment.note = self._note
         os.environ.__class__ = _WatchedEnvironment
         tempfile._name_sequence = self._names  # type: ignore[attr-defined]
-        self._wrap(socket.socket, "bind", self._see_bind)
+        self._wrap(socket.socket, "bind", self._bound.add)
+        self._wrap(socket.socket, "getsockname", self._see_address)
         self._wrap(socket.socket, "__init__", self._see_socket)
         self._wrap(threading.Thread, "start", self._see_thread)
 
@@ -87,10 +90,12 @@ class Watch:
         setattr(owner, name, wrapped)
         self._undo.append(undo)
 
-    def _see_bind(self, bound: socket.socket) -> None:
-        if bound.family != socket.AF_UNIX:
+    def _see_address(self, asked: socket.socket) -> None:
+        # Who takes a port without asking which one wants to know whether that is possible, as
+        # urllib3 does when it is imported.
+        if asked.family != socket.AF_UNIX and asked in self._bound:
             # Each shard would have found another free port for itself.
-            self._note("bind", f"a port was taken while collecting: {_asker()}")
+            self._note("port", f"a free port was looked for while collecting: {_asker()}")
 
     def _see_socket(self, made: socket.socket) -> None:
         self._makers[f"socket {made.fileno()}"] = _asker()
