@@ -556,9 +556,10 @@ class Controller:
 
     def _reports(self, done: notices.TestDone, *, others_follow: bool) -> list[pytest.TestReport]:
         captured: list[tuple[str, str]] = []
-        prefix = self._capture_prefix(done.attempt)
-        if done.blame is not None and prefix is not None:
-            captured = read_captured(prefix, done.blame.phase)
+        if done.blame is not None:
+            prefix = self._capture_prefix(done.attempt)
+            if prefix is not None:
+                captured = read_captured(prefix, done.blame.phase)
         try:
             return self._replay.reports(done, captured, others_follow=others_follow)
         except Exception as error:

@@ -79,6 +79,7 @@ class Replay:
         config.pluginmanager.register(self._headings, "shardrun-headings")
         self._node_by_attempt: dict[Attempt, Node] = {}
         self._report_nodes: dict[Attempt, ReportNode] = {}
+        self._kinds: dict[str, type[CollectedNode]] = {}
         reporter = config.pluginmanager.get_plugin(_TERMINAL)
         # It announces tests when they start; here a test is shown once, when it is done.
         self._logstart = config.pluginmanager.subset_hook_caller(
@@ -187,8 +188,12 @@ class Replay:
         return report
 
     def _node(self, nodeid: str, kind: str, is_item: bool, line: int | None) -> CollectedNode:
-        # Plugins tell the class by its name.
-        node: CollectedNode = type(kind, (CollectedNode,), {})(nodeid)
+        # Plugins tell the class by its name. A class for each node would take more time and memory
+        # than all else about it.
+        made = self._kinds.get(kind)
+        if made is None:
+            made = self._kinds[kind] = type(kind, (CollectedNode,), {})
+        node = made(nodeid)
         if is_item:
             node.location = (nodeid.partition("::")[0], line, node.name)  # type: ignore[attr-defined]
             self._nodes[nodeid] = node
