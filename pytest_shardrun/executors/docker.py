@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -14,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any, Final, final
 
 from ..container_settings import ContainerSettings
-from ..worker import capturing
+from ..worker import boot, capturing
 from . import (
     docker_images,
     docker_project,
@@ -28,6 +26,7 @@ from .docker_client import Daemon, DaemonError, ignore_rules
 from .docker_container import Container, ContainerAttempt, Recipe
 from .docker_home import Wanted
 from .docker_project import LIBRARY, Project, ProjectError
+from .interpreter import interpreter_flags
 
 #: How many containers the daemon makes at the same time.
 _MAKERS: Final = 4
@@ -37,16 +36,8 @@ _CLOSE_SECONDS: Final = 20.0
 _SLOW_COPY: Final = 1.0
 _PIECE: Final = 1 << 20
 
-#: The program of a worker. What follows the first line on stdin belongs to the session.
-PROGRAM: Final = """\
-import json, os, sys
-line = b""
-while not line.endswith(b"\\n"):
-    chunk = os.read(0, 65536)
-    if not chunk:
-        sys.exit(0)
-    line += chunk
-launch = json.loads(line)
+#: The program of a worker.
+PROGRAM: Final = f"""{boot.READ_LAUNCH}\
 given = [path for path in launch["sys_path"] if path == "" or os.path.exists(path)]
 sys.path[:] = [*given, launch["package_path"], *(each for each in sys.path if each)]
 import pytest_shardrun.worker.boot as boot
@@ -258,7 +249,7 @@ class DockerExecutor:
             str(Path(launch[name]).parent) for name in ("basetemp", "log_file") if launch[name]
         }
         return {
-            "arguments": [*_interpreter_flags(), "-c", PROGRAM],
+            "arguments": [*interpreter_flags(), "-c", PROGRAM],
             "environment": docker_sandbox.allowed_environment(order.environment, settings),
             "cwd": str(order.directory),
             "make": sorted(parents),
@@ -407,13 +398,3 @@ def find_project(
         basetemp=basetemp,
         start=start,
     )
-
-
-def _interpreter_flags() -> list[str]:
-    # -O, -W, -X and their like of this very interpreter; multiprocessing relies on it, too.
-    flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
-    for name, value in sys._xoptions.items():
-        flag = name if value is True else f"{name}={value}"
-        if flag not in flags:
-            flags += ["-X", flag]
-    return flags

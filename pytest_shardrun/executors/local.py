@@ -17,6 +17,7 @@ from ..worker import boot
 from . import guard, memory, processes
 from .base import LaunchError, LaunchOrder
 from .guardian import Guardian
+from .interpreter import interpreter_flags
 
 _CHUNK: Final = 1 << 16
 
@@ -283,7 +284,7 @@ def spawn(
     stdin, stream, output = pipes.worker_ends
     try:
         popen = subprocess.Popen(
-            [sys.executable, *_interpreter_flags(), "-c", boot.PROGRAM],
+            [sys.executable, *interpreter_flags(), "-c", boot.PROGRAM],
             stdin=stdin,
             stdout=stream,
             stderr=output,
@@ -304,13 +305,3 @@ def _read(descriptor: int) -> bytes:
     if not data:
         os.close(descriptor)
     return data
-
-
-def _interpreter_flags() -> list[str]:
-    # -O, -W, -X and their like of this very interpreter; multiprocessing relies on it, too.
-    flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
-    for name, value in sys._xoptions.items():
-        flag = name if value is True else f"{name}={value}"
-        if flag not in flags:
-            flags += ["-X", flag]
-    return flags

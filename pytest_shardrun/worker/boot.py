@@ -22,8 +22,8 @@ STACKS_SIGNAL: Final = signal.SIGRTMAX - 1 if hasattr(signal, "SIGRTMAX") else s
 #: Names the descriptor by which a warm worker is told what to do.
 CONTROL_VARIABLE: Final = "SHARDRUN_CONTROL"
 
-#: The program of a worker. What follows the first line on stdin belongs to the session.
-PROGRAM: Final = """\
+#: How the program of a worker begins. What follows the first line on stdin is the session's.
+READ_LAUNCH: Final = """\
 import json, os, sys
 line = b""
 while not line.endswith(b"\\n"):
@@ -32,6 +32,9 @@ while not line.endswith(b"\\n"):
         sys.exit(0)
     line += chunk
 launch = json.loads(line)
+"""
+#: The program of a worker.
+PROGRAM: Final = f"""{READ_LAUNCH}\
 sys.path[:] = launch["sys_path"]
 try:
     import pytest_shardrun.worker.boot as boot
