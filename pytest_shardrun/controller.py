@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 import random
@@ -12,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
@@ -34,7 +35,7 @@ from .planning.outlook import counts_to_show, outlooks
 from .planning.splitters import Splitter, make_plan
 from .replay import Replay
 from .reporting.balance import what_if
-from .reporting.journal import Journal, journal_directory
+from .reporting.journal import CACHE_NAME, Journal, journal_directory
 from .reporting.outputs import OutputFiles
 from .reporting.terminal import ShardTerminal
 from .run import Run
@@ -49,8 +50,8 @@ from .worker.recorder import record_xml
 if TYPE_CHECKING:
     from .reporting.junit import JUnitWriter
 
-#: The directory in pytest's cache.
-CACHE_NAME = "shardrun"
+#: After how many tests what was kept of them is left out when garbage is looked for.
+_FROZEN_TOGETHER: Final = 500
 
 
 class Controller:
@@ -87,6 +88,7 @@ class Controller:
         #: The reports of each failed try of tests that have no final status yet.
         self._tried: dict[int, list[list[pytest.TestReport]]] = {}
         self._broken = False
+        self._replayed = 0
         self._red = False
         self._internal_error = False
         self._journal: Journal | None = None
@@ -545,6 +547,11 @@ class Controller:
             self._session.shouldstop = self._session.shouldstop or asked.reason
 
     def _replay_test(self, done: notices.TestDone, *, others_follow: bool) -> None:
+        self._replayed += 1
+        if self._replayed % _FROZEN_TOGETHER == 0:
+            # pytest keeps all reports, and to look for garbage among them over and over takes
+            # longer than to replay them.
+            gc.freeze()
         if done.blame is not None and done.blame.internal and not others_follow:
             self._internal_error = True
         reports = self._reports(done, others_follow=others_follow)
@@ -596,6 +603,9 @@ class Controller:
 
     def _take_plan(self, planned: notices.Planned) -> None:
         self._planned = planned
+        gc.freeze()
+        # The host of a pytest that is called by a program gets its garbage back.
+        self._config.add_cleanup(gc.unfreeze)
         self._collected_after = time.monotonic() - self._clock_started
         self._session.testscollected = len(planned.items)
         self._replay.deselected(planned.deselected)

@@ -579,6 +579,19 @@ def test_without_shards_nothing_is_different(pytester: pytest.Pytester) -> None:
     assert run.junit.suite_names == ("pytest",)
 
 
+def test_a_program_that_runs_pytest_has_its_garbage_collected_afterwards(
+    pytester: pytest.Pytester,
+) -> None:
+    pytester.makepyfile("def test_passes(): pass")
+    program = (
+        "import gc, pytest; pytest.main(['--shards=1']); print('frozen:', gc.get_freeze_count())"
+    )
+
+    result = pytester.run(sys.executable, "-c", program)
+
+    result.stdout.fnmatch_lines(["* 1 passed in *", "frozen: 0"])
+
+
 def test_the_run_can_be_started_in_a_subdirectory(pytester: pytest.Pytester) -> None:
     pytester.makeini(SLOW_MARK)
     directory = pytester.mkdir("below")

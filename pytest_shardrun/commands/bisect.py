@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final, final
 
 from ..minimising import minimise
-from ..reporting.journal import History, JournalError, read_history
+from ..reporting.journal import CACHE_NAME, History, JournalError, read_history
 from . import probe
 
 #: A test that hangs after certain others must not hang this program: how much longer than in the
@@ -203,7 +203,7 @@ def _runs_directory(given: Path | None) -> Path:
         else [each / ".pytest_cache" for each in (Path.cwd(), *Path.cwd().parents)]
     )
     for candidate in candidates:
-        directory = candidate / "d" / "shardrun" / "runs"
+        directory = candidate / "d" / CACHE_NAME / "runs"
         if directory.is_dir():
             return directory
     where = candidates[0]

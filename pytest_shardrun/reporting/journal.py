@@ -16,6 +16,8 @@ from typing import IO, Any, Final
 from .. import notices
 from ..explanations import explain
 
+#: The directory in pytest's cache.
+CACHE_NAME: Final = "shardrun"
 #: How many runs are remembered.
 KEPT_RUNS: Final = 20
 #: What is written may be this many seconds behind.
@@ -192,7 +194,7 @@ def _forget_old(directory: Path) -> None:
 
 def journal_directory(cache: Any) -> Path:
     """Where runs are remembered, in pytest's cache; ``OSError`` where it cannot be written."""
-    directory: Path = cache.mkdir("shardrun") / "runs"
+    directory: Path = cache.mkdir(CACHE_NAME) / "runs"
     return directory
 
 
