@@ -37,7 +37,7 @@ class CollectedNode:
 
 
 class BlameRepr:
-    """The explanation of a test that is blamed for the end of its process."""
+    """The explanation of a test that is blamed for something, or of what no test stands for."""
 
     def __init__(self, message: str, details: str, path: str, line: int) -> None:
         # pytest takes the text of its short summary from here.

@@ -14,6 +14,7 @@ from ..advice import advice_for, as_lines
 from ..explanations import explain
 from ..ledger import FAILED
 from ..model import Attempt, EndingKind, HaltWhy, Plan, Status
+from ..replay import BlameRepr
 from .balance import Balance
 
 #: How many tests that did not run are named; ``-v`` names all.
@@ -483,13 +484,14 @@ def describe_ledger(collected: int, statuses: dict[Status, int]) -> str:
 
 def _report_of(problem: notices.Problem) -> pytest.TestReport:
     name = f"shard {problem.shard}" if problem.shard else "the run"
-    text = f"{problem.text}\n\n{problem.output}" if problem.output else problem.text
+    # A mere text is not shown in the short summary before pytest 9.
+    explanation: Any = BlameRepr(problem.text, problem.output, "", 0)
     return pytest.TestReport(
         nodeid=name,
         location=("", None, name),
         keywords={},
         outcome="failed",
-        longrepr=text,
+        longrepr=explanation,
         when="teardown",
     )
 
