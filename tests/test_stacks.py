@@ -21,6 +21,8 @@ def test_frames_of_pytest_are_counted_and_those_of_the_test_are_kept() -> None:
           File "/venv/site-packages/pytest_shardrun/worker/session.py", line 9 in _run
           File "/src/conftest.py", line 3 in pytest_runtest_protocol
           File "/venv/site-packages/pytest/__main__.py", line 5 in <module>
+          File "/venv/site-packages/pytest_shardrun/starting.py", line 98 in fork_early
+          File "/venv/bin/pytest", line 8 in <module>
 
         Thread 0x00007e (most recent call first):
           File "/usr/lib/python3.11/threading.py", line 324 in wait
@@ -36,7 +38,7 @@ def test_frames_of_pytest_are_counted_and_those_of_the_test_are_kept() -> None:
           File "/src/tests/test_a.py", line 11 in test_crash
           (3 frames of pytest, shown with --full-trace)
           File "/src/conftest.py", line 3 in pytest_runtest_protocol
-          (1 frame of pytest, shown with --full-trace)
+          (3 frames of pytest, shown with --full-trace)
 
         Thread 0x00007e (most recent call first):
           File "/usr/lib/python3.11/threading.py", line 324 in wait

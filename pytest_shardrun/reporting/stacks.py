@@ -8,7 +8,9 @@ from typing import Final
 _FRAME: Final = re.compile(r'^  File "(?P<path>[^"]*)", line \d+ in ')
 #: What runs a test, as opposed to the test.
 _MACHINERY: Final = re.compile(
-    r"[/\\](_pytest|pluggy|pytest_shardrun[/\\]worker)[/\\]|^<string>$|[/\\]pytest[/\\]__main__\.py$"
+    # A fork has the frames of the controller that it was forked from, down to its start.
+    r"[/\\](_pytest|pluggy|pytest_shardrun)[/\\]|^<string>$"
+    r"|[/\\]pytest[/\\]__main__\.py$|[/\\]bin[/\\]pytest$"
 )
 
 
