@@ -592,6 +592,23 @@ def test_a_program_that_runs_pytest_has_its_garbage_collected_afterwards(
     result.stdout.fnmatch_lines(["* 1 passed in *", "frozen: 0"])
 
 
+def test_python_has_nothing_to_complain_of_at_its_end(pytester: pytest.Pytester) -> None:
+    pytester.makeconftest(
+        """
+        import atexit, warnings
+
+        # As in development mode, but past the end of pytest's own filters.
+        atexit.register(warnings.simplefilter, "always", ResourceWarning)
+        """
+    )
+    pytester.makepyfile("def test_passes(): pass")
+
+    run = run_pytest(pytester.path, "--shards=1", "--shard-start=spawn")
+
+    assert run.counts == {"passed": 1}
+    assert "Warning" not in run.stdout + run.stderr, run.show()
+
+
 def test_the_run_can_be_started_in_a_subdirectory(pytester: pytest.Pytester) -> None:
     pytester.makeini(SLOW_MARK)
     directory = pytester.mkdir("below")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import sys
@@ -40,6 +41,8 @@ def run_session(stream: Stream, launch: Mapping[str, Any], warm: Warm | None = N
     else:
         if not worker.said_goodbye:
             return int(status)
+    finally:
+        worker.close()
     return None
 
 
@@ -56,6 +59,7 @@ class ShardWorker:
         self._config: pytest.Config
         self._session: pytest.Session
         self._scratch: Path | None = None
+        self._output = terminal.open_output()
         self._clock = time.perf_counter
         self._fixtures = SharedFixtures()
         self._queue: deque[int] = deque()
@@ -132,7 +136,6 @@ class ShardWorker:
 
     @pytest.hookimpl(trylast=True)
     def pytest_configure(self, config: pytest.Config) -> None:
-        self._output = terminal.open_output()
         config.pluginmanager.register(self._fixtures, "shardrun-fixtures")
         self._silence()
         record_xml(config, self._record_xml)
@@ -147,6 +150,12 @@ class ShardWorker:
         if "PYTHONBREAKPOINT" not in os.environ:
             sys.breakpointhook = _refuse_breakpoint
         self._send("hello", wire.PROTOCOL, _describe_python())
+
+    def close(self) -> None:
+        """Give back what the interpreter would complain of at its end."""
+        # A test may have closed its descriptor.
+        with contextlib.suppress(OSError):
+            self._output.close()
 
     def _keep_captured(self) -> None:
         if self._launch["capture"] is not None:
