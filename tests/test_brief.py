@@ -44,7 +44,7 @@ def content(of: pytest.TestReport) -> Mapping[str, Any]:
 def test_a_report_that_was_abridged_is_restored_as_it_was() -> None:
     setup, call = report(), report(when="call", duration=0.5)
 
-    short = [abridge(each, ITEM) for each in (setup, call)]
+    short = [abridge(setup, ITEM, is_first=True), abridge(call, ITEM, is_first=False)]
 
     assert short[0] is not None
     assert short[1] is not None
@@ -55,8 +55,19 @@ def test_a_report_that_was_abridged_is_restored_as_it_was() -> None:
 
 
 def test_the_keywords_are_sent_once() -> None:
-    assert abridge(report(), ITEM) == [0.25, 1.0, 1.25, ["test_one", "test_a.py"]]
-    assert abridge(report(when="call"), ITEM) == [0.25, 1.0, 1.25, None]
+    keywords = ["test_one", "test_a.py"]
+    assert abridge(report(), ITEM, is_first=True) == [0.25, 1.0, 1.25, keywords]
+    assert abridge(report(when="call"), ITEM, is_first=False) == [0.25, 1.0, 1.25, None]
+
+
+def test_a_teardown_that_is_reported_alone_has_its_keywords() -> None:
+    teardown = report(when="teardown")
+
+    short = abridge(teardown, ITEM, is_first=True)
+
+    assert short is not None
+    restored = restore(short, None, ITEM.nodeid, LOCATION, "teardown")
+    assert content(restored) == content(teardown)
 
 
 @pytest.mark.parametrize(
@@ -74,4 +85,4 @@ def test_the_keywords_are_sent_once() -> None:
     ids=str,
 )
 def test_a_report_that_says_more_is_not_abridged(changes: dict[str, Any]) -> None:
-    assert abridge(report(**changes), ITEM) is None
+    assert abridge(report(**changes), ITEM, is_first=True) is None

@@ -33,10 +33,10 @@ def nobody_else_serialises(config: pytest.Config) -> bool:
     return all(each.function.__module__.startswith("_pytest.") for each in implementations)
 
 
-def abridge(report: pytest.TestReport, item: pytest.Item) -> list[Any] | None:
+def abridge(report: pytest.TestReport, item: pytest.Item, *, is_first: bool) -> list[Any] | None:
     """Such a report in short: duration, start, stop, keywords; None where it says more.
 
-    The keywords are left out but for the set-up: those of a test are the same in all phases.
+    The keywords are left out but for the first report of a test: they are the same in all phases.
     """
     if (
         type(report) is not pytest.TestReport
@@ -49,7 +49,7 @@ def abridge(report: pytest.TestReport, item: pytest.Item) -> list[Any] | None:
         or report.location != item.location
     ):
         return None
-    keywords = list(report.keywords) if report.when == "setup" else None
+    keywords = list(report.keywords) if is_first else None
     return [report.duration, report.start, report.stop, keywords]
 
 

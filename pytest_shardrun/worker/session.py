@@ -66,6 +66,7 @@ class ShardWorker:
         self._more = True
         self._finishing = False
         self._running: int | None = None
+        self._has_reported = False
         self._collecting = ""
         self._collectors: list[pytest.CollectReport] = []
         self._deselected: list[str] = []
@@ -344,6 +345,8 @@ class ShardWorker:
     def _run_one(self, position: int, nextitem: pytest.Item | None) -> None:
         item = self._session.items[position]
         self._running = position
+        # A plugin may keep the report of a set-up to itself, as flaky does.
+        self._has_reported = False
         self._send("start", position)
         self._fixtures.reset()
         started = self._clock()
@@ -367,9 +370,11 @@ class ShardWorker:
         xfail = hasattr(report, "wasxfail")
         data = None
         if self._running is not None and self._may_abridge:
-            data = brief.abridge(report, self._session.items[self._running])
+            item = self._session.items[self._running]
+            data = brief.abridge(report, item, is_first=not self._has_reported)
         if data is None:
             data = self._serialise(report)
+        self._has_reported = True
         self._stream.put("report", self._running, report.when, report.outcome, xfail, data)
         if report.when != "teardown":
             # At once: who sees the process die next must know how far the test had come.
