@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from typing import IO, Any
 
 import pytest
+
+from .stream import copy_above
 
 NAME = "terminalreporter"
 
@@ -48,4 +49,4 @@ def silence(config: pytest.Config, output: IO[str], *, markup: bool, width: int)
 
 def open_output() -> IO[str]:
     """The shard's output, whatever becomes of descriptor 1."""
-    return open(os.dup(1), "w", buffering=1, encoding="utf-8", errors="backslashreplace")
+    return open(copy_above(1), "w", buffering=1, encoding="utf-8", errors="backslashreplace")
