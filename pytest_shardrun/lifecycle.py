@@ -70,10 +70,15 @@ def at_once(ending: Ending, now: float) -> Escalation:
     return Escalation(ending, ((now, Step.KILL),))
 
 
-def after_goodbye(now: float, grace: float) -> Escalation:
-    """All is said; what keeps the interpreter from ending is shown, then ended."""
-    reason = f"did not exit in {grace:g} s"
-    patient = after_timeout(reason, now + grace, grace)
+def after_goodbye(now: float, grace: float, start_seconds: float = 0.0) -> Escalation:
+    """All is said; what keeps the interpreter from ending is shown, then ended.
+
+    An interpreter ends with less work than it starts: where a busy machine has made it start
+    slowly, it may end as slowly.
+    """
+    patience = max(grace, start_seconds)
+    reason = f"did not exit in {patience:.3g} s"
+    patient = after_timeout(reason, now + patience, grace)
     return Escalation(Ending(EndingKind.CRASHED, reason), patient.steps)
 
 
@@ -84,6 +89,8 @@ class Life:
     attempt: Attempt
     launched: float
     phase: Phase = Phase.STARTING
+    #: From the launch to its hello.
+    start_seconds: float = 0.0
     #: What is being collected, and may be imported at this moment.
     collecting: str | None = None
     #: Position of the running test in the run's collection.

@@ -402,6 +402,7 @@ class Run:
                 if life.phase not in (Phase.STARTING, Phase.COLLECTING):
                     raise events.BrokenStream("it said hello a second time")
                 life.phase = Phase.COLLECTING
+                life.start_seconds = now - life.launched
                 self._tell(notices.AttemptReady(life.attempt, info))
             case events.Collecting(nodeid):
                 life.collecting = nodeid or None
@@ -457,7 +458,7 @@ class Run:
                 shard.workeroutput = workeroutput
                 life.deadline = None
                 if life.escalation is None:
-                    life.escalate(after_goodbye(now, self._policy.grace))
+                    life.escalate(after_goodbye(now, self._policy.grace, life.start_seconds))
 
     def _was_sent(self, shard: Shard, position: int) -> bool:
         dispatcher = self._dispatcher

@@ -1259,6 +1259,22 @@ def test_an_interpreter_that_does_not_end_after_its_goodbye_is_ended() -> None:
     ]
 
 
+def test_an_interpreter_that_took_long_to_start_may_take_as_long_to_end() -> None:
+    play = Play("a", policy=policy(shard_timeout=600.0))
+    play.start()
+    play.now = 40.0
+    play.collects(1)
+    play.passes(1, "a")
+    play.now = 50.0
+    play.says_goodbye(1)
+
+    assert play.at(89.0) == []
+    assert play.at(90.0) == ["stacks 1.1"]
+    assert play.at(90.5) == ["terminate 1.1"]
+    assert play.at(100.5) == ["kill 1.1"]
+    assert play.exits(1, KILLED)[-1] == "ended 1.1: did not exit in 40 s"
+
+
 def test_what_plugins_want_the_controller_to_have_comes_with_the_end() -> None:
     play = begun("a")
     play.passes(1, "a")

@@ -256,6 +256,22 @@ def test_containers_end_with_a_killed_controller_and_the_next_run_removes_them(
             docker_daemon.inspect(each)
 
 
+def test_a_container_that_is_slow_to_end_because_it_has_little_cpu_is_no_failure(
+    tmp_path: Path, docker_image: str
+) -> None:
+    # What the interpreter has to take down takes longer than the grace, and less than its start.
+    write_suite(
+        tmp_path,
+        {"test_it.py": "KEPT = [[number] for number in range(200_000)]\ndef test_it(): pass"},
+    )
+    limits = ("--shard-cpus=0.05", "--shard-grace=0.5s")
+
+    with started(tmp_path, *options(docker_image, *limits, shards=1)) as run:
+        finished = run.finish(within=180)
+
+    check_books(finished, code=0, kinds={"test_it.py::test_it": "passed"})
+
+
 def test_two_runs_at_once_leave_each_other_alone(tmp_path: Path, docker_image: str) -> None:
     places = [tmp_path / name for name in ("one", "two")]
     for place in places:
