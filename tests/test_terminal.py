@@ -7,13 +7,8 @@ import pytest
 
 from pytest_shardrun import notices
 from pytest_shardrun.model import Attempt, Item, Plan, ShardPlan, Status, Unit
-from pytest_shardrun.reporting.terminal import (
-    Figures,
-    conclusions,
-    describe_ledger,
-    describe_plan,
-    table,
-)
+from pytest_shardrun.reporting.figures import Figures, conclusions, table
+from pytest_shardrun.reporting.terminal import describe_ledger, describe_plan
 
 
 def done(shard: int, name: str, seconds: float, status: Status = Status.PASSED) -> notices.TestDone:
@@ -60,6 +55,10 @@ def plan(*counts: int, serial: int = 0, seconds: Sequence[float] = ()) -> Plan:
             plan(2, 2, seconds=[1.0, 1.0]),
             "plan 01234567: 2 shards of 2 tests, expected to take 1.0 s",
         ),
+        (
+            plan(*range(3, 12), seconds=[0.1 * count for count in range(9)]),
+            "plan 01234567: 9 shards of 3 to 11 tests, expected to take 0.0 to 0.8 s",
+        ),
     ],
 )
 def test_the_plan_is_one_line(given: Plan, text: str) -> None:
@@ -85,6 +84,20 @@ def test_there_is_a_row_for_every_shard_in_its_order() -> None:
         "    2      4       2  2.00s          50%          2",
         "   10      0       0  0.00s           0%          1",
     ]
+
+
+def test_many_shards_have_a_row_only_where_something_failed_or_took_long() -> None:
+    given = figures(
+        *((1.0, done(shard, f"{shard}", 0.01 * shard)) for shard in range(1, 101)),
+        (2.0, notices.AttemptReady(Attempt(30, 2), {})),
+        (2.0, done(40, "failing", 0.0, Status.FAILED)),
+    )
+
+    shown = table(given, 10.0, most=4)
+
+    assert [line.split()[0] for line in shown[1:-1]] == ["30", "40", "99", "100"]
+    assert shown[-1] == "... and 96 more (-v shows all)"
+    assert len(table(given, 10.0)) == 101
 
 
 def test_a_run_of_no_time_has_a_table_too() -> None:
@@ -222,6 +235,31 @@ def test_verbose_lines_carry_their_shard(pytester: pytest.Pytester) -> None:
     assert len(lines) == 2
     assert any("shard 1]" in line and "test_a.py::test_1" in line for line in lines), lines
     assert any("shard 2]" in line and "test_b.py::test_2" in line for line in lines), lines
+
+
+@pytest.mark.parametrize(("verbosity", "lines"), [("-q", 21), ("-v", 22)])
+def test_the_lines_to_repeat_are_in_order_and_not_too_many(
+    verbosity: str, lines: int, pytester: pytest.Pytester
+) -> None:
+    pytester.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.parametrize("number", range(22))
+        def test_it(number):
+            assert False
+        """
+    )
+
+    result = pytester.runpytest_subprocess(
+        "--shards=22", "--shard-jobs=2", "--shard-steal=no", "--tb=no", verbosity
+    )
+
+    first = next(n for n, line in enumerate(result.outlines) if line.startswith("to repeat"))
+    told = result.outlines[first : first + lines]
+    numbers = [int(line.split()[3]) for line in told if line.startswith("to repeat")]
+    assert numbers == list(range(1, 1 + len(numbers)))
+    assert ("... and 2 more (-v shows all)" in told) == (verbosity == "-q")
 
 
 MANY_LEFT = """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 import pytest
@@ -12,85 +11,22 @@ import pytest
 from .. import notices
 from ..advice import advice_for, as_lines
 from ..explanations import explain
-from ..ledger import FAILED
 from ..model import Attempt, EndingKind, HaltWhy, Plan, Status
 from ..replay import BlameRepr
 from .balance import Balance
+from .figures import Figures, conclusions, table
 
 #: How many tests that did not run are named; ``-v`` names all.
 NAMED_TESTS: Final = 50
+#: How many shards have a row in the table and a line to repeat them; ``-v`` shows all.
+SHOWN_SHARDS: Final = 20
+#: How many numbers are told one by one; of more, the smallest and the largest.
+MOST_TOLD: Final = 8
 
 #: Bytes of a line without an end that are shown as they are.
 LONGEST_PARTIAL_LINE: Final = 1 << 16
 #: Bytes of output that may wait to be shown.
 MOST_UNSHOWN: Final = 1 << 20
-
-
-@dataclass(slots=True)
-class ShardFigures:
-    """What one shard did."""
-
-    number: int
-    tests: int = 0
-    failed: int = 0
-    attempts: int = 0
-    #: Spent in tests.
-    busy_seconds: float = 0.0
-    first_launch: float | None = None
-    last_end: float = 0.0
-    slowest: str = ""
-    slowest_seconds: float = -1.0
-
-
-@dataclass(slots=True)
-class Figures:
-    """Sums of a run, kept while it goes."""
-
-    shards: dict[int, ShardFigures] = field(default_factory=dict)
-    statuses: dict[Status, int] = field(default_factory=dict)
-    flaky: int = 0
-    _timed: set[tuple[int, int]] = field(default_factory=set)
-
-    def shard(self, number: int) -> ShardFigures:
-        return self.shards.setdefault(number, ShardFigures(number))
-
-    def note(self, notice: notices.Notice, now: float) -> None:
-        """Count what the notice tells; ``now`` is seconds of any clock."""
-        match notice:
-            case notices.AttemptReady(attempt):
-                figures = self.shard(attempt.shard)
-                figures.attempts = attempt.number
-            case notices.TestDone():
-                # It is a test of the shard that was to run it, wherever it was tried again.
-                home = self.shard((*notice.earlier, notice)[0].attempt.shard)
-                home.tests += 1
-                home.failed += notice.status in FAILED
-                self.flaky += notice.is_flaky
-                figures = self._add_time(notice)
-                figures.last_end = now
-                if notice.seconds > figures.slowest_seconds:
-                    figures.slowest_seconds = notice.seconds
-                    figures.slowest = notice.item.nodeid
-                # Told as not run as well, if that is what it is.
-                if notice.status is not Status.NOT_RUN:
-                    self._count(notice.status)
-            case notices.TestTried(done):
-                self._add_time(done)
-                self._timed.add((done.position, done.number))
-            case notices.TestNotRun():
-                self._count(Status.NOT_RUN)
-            case _:
-                pass
-
-    def _add_time(self, done: notices.TestDone) -> ShardFigures:
-        figures = self.shard(done.attempt.shard)
-        # A try that no other followed is told as the last one again.
-        if (done.position, done.number) not in self._timed:
-            figures.busy_seconds += done.seconds
-        return figures
-
-    def _count(self, status: Status) -> None:
-        self.statuses[status] = self.statuses.get(status, 0) + 1
 
 
 class ShardTerminal:
@@ -117,6 +53,10 @@ class ShardTerminal:
     @property
     def _verbosity(self) -> int:
         return int(self._config.get_verbosity())
+
+    @property
+    def _most_shards(self) -> int | None:
+        return None if self._verbosity > 0 else SHOWN_SHARDS
 
     def note(self, notice: notices.Notice) -> None:
         """Take in what the run tells."""
@@ -350,7 +290,7 @@ class ShardTerminal:
     def _summarise_shards(self) -> None:
         wall = time.monotonic() - self._started
         self._section("shards")
-        for line in table(self._figures, wall):
+        for line in table(self._figures, wall, self._most_shards):
             self._line(line)
         for line in conclusions(self._figures, wall, self._started):
             self._line(line)
@@ -365,11 +305,15 @@ class ShardTerminal:
         failed = [each for each in self._figures.shards.values() if each.failed]
         if not failed or not self._replay_line:
             return
-        for figures in failed:
+        failed.sort(key=lambda each: each.number)
+        shown = failed[: self._most_shards]
+        for figures in shown:
             self._line(
                 f"to repeat shard {figures.number} ({figures.failed} failed): "
                 f"{self._replay_line.format(replay=f'{self._run_id}:{figures.number}')}"
             )
+        if len(shown) < len(failed):
+            self._line(f"... and {len(failed) - len(shown)} more (-v shows all)")
 
     def _section(self, title: str, **markup: bool) -> None:
         # The line of the last test may still be open.
@@ -401,54 +345,9 @@ def describe_plan(plan: Plan) -> str:
     if plan.serial:
         text += f", {len(plan.serial)} alone at the end"
     if plan.measured:
-        seconds = [f"{shard.expected_seconds:.1f}" for shard in plan.shards]
-        text += f", expected to take {_enumerate(seconds)} s"
+        seconds = [shard.expected_seconds for shard in plan.shards]
+        text += f", expected to take {_enumerate(seconds, digits=1)} s"
     return text
-
-
-def table(figures: Figures, wall: float) -> list[str]:
-    """One row for each shard."""
-    rows = [("shard", "tests", "failed", "busy", "of the wall", "processes")]
-    for each in sorted(figures.shards.values(), key=lambda each: each.number):
-        share = each.busy_seconds / wall if wall > 0 else 0.0
-        rows.append(
-            (
-                str(each.number),
-                str(each.tests),
-                str(each.failed),
-                f"{each.busy_seconds:.2f}s",
-                f"{share:.0%}",
-                str(each.attempts),
-            )
-        )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return [
-        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
-        for row in rows
-    ]
-
-
-def conclusions(figures: Figures, wall: float, started: float) -> list[str]:
-    """What the figures mean, in sentences."""
-    shards = [each for each in figures.shards.values() if each.tests]
-    if not shards or wall <= 0:
-        return []
-    busy = sum(each.busy_seconds for each in shards)
-    lines = [
-        f"speed-up {busy / wall:.1f}: {busy:.2f}s of tests in {wall:.2f}s, "
-        f"shards busy for {busy / (wall * len(shards)):.0%} of it"
-    ]
-    slowest = max(shards, key=lambda each: each.slowest_seconds)
-    lines.append(f"slowest test: {slowest.slowest_seconds:.2f}s {slowest.slowest}")
-    ends = sorted(shards, key=lambda each: each.last_end)
-    waited = ends[-1].last_end - ends[0].last_end
-    if len(ends) > 1 and waited > max(0.5, 0.1 * wall):
-        last = ends[-1]
-        lines.append(
-            f"bottleneck: shard {ends[0].number} waited {waited:.1f}s for shard {last.number}, "
-            f"whose longest test took {last.slowest_seconds:.1f}s ({last.slowest})"
-        )
-    return lines
 
 
 def _blame_of(notice: notices.TestDone | notices.TestTried) -> notices.Blame | None:
@@ -513,8 +412,10 @@ def _tests(count: int) -> str:
     return f"{count} test{'' if count == 1 else 's'}"
 
 
-def _enumerate(values: Sequence[object]) -> str:
-    texts = [str(value) for value in values]
+def _enumerate(values: Sequence[float], digits: int = 0) -> str:
+    texts = [f"{value:.{digits}f}" for value in values]
     if len(set(texts)) == 1:
         return texts[0]
-    return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}"
+    if len(texts) > MOST_TOLD:
+        return f"{min(values):.{digits}f} to {max(values):.{digits}f}"
+    return f"{', '.join(texts[:-1])} and {texts[-1]}"
