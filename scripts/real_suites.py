@@ -23,7 +23,8 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections import Counter
+import xml.etree.ElementTree as ET
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -123,6 +124,8 @@ class Run:
     warnings: Mapping[tuple[str, str], int]
     #: Processes that still lived a moment after the run.
     left_behind: int
+    #: What the JUnit file has below each test case: (class, name) -> its children.
+    junit: Mapping[tuple[str, str], tuple[str, ...]]
 
     @property
     def title(self) -> str:
@@ -202,7 +205,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def modes(options: argparse.Namespace) -> list[tuple[str, ...]]:
     if options.plain:
         return []
-    shards = [("--shards", "2"), ("--shards", "4")]
+    shards = [("--shards", "2"), ("--shards", "4", "--shard-start", "spawn")]
     return [*shards, ("-n", "2")] if options.xdist else list(shards)
 
 
@@ -325,7 +328,9 @@ def run_suite(suite: Suite, options: tuple[str, ...], timeout: float) -> Run:
     with tempfile.TemporaryDirectory(prefix="real-suites-") as directory:
         record = Path(directory, "record.json")
         output = Path(directory, "output.txt")
+        junit = Path(directory, "junit.xml")
         command = [str(suite.pytest), "-p", "outcome_recorder", *suite.recipe.arguments, *options]
+        command += ["--junitxml", str(junit)]
         if "--shards" not in options:
             command += ["-p", "no:shardrun"]
         started = time.monotonic()
@@ -347,10 +352,10 @@ def run_suite(suite: Suite, options: tuple[str, ...], timeout: float) -> Run:
         left_behind = end_left_behind(str(record), patience=0 if exit_code is None else 3)
         if exit_code is None:
             say(f"{suite.name}: {options} took more than {timeout:g} s\n{tail(output)}")
-            return Run(options, None, seconds, {}, 0, {}, 0)
+            return Run(options, None, seconds, {}, 0, {}, 0, {})
         if not record.exists():
             raise SuiteError(f"{options} ended with {exit_code}, no report\n{tail(output)}")
-        run = read_run(record, options, seconds, left_behind)
+        run = read_run(record, junit, options, seconds, left_behind)
     say(f"{suite.name}: {run.title}: {summary(run)} in {seconds:.1f} s, exit code {run.exit_code}")
     return run
 
@@ -386,7 +391,9 @@ def processes_with(marker: str) -> list[int]:
     return found
 
 
-def read_run(record: Path, options: tuple[str, ...], seconds: float, left_behind: int) -> Run:
+def read_run(
+    record: Path, junit: Path, options: tuple[str, ...], seconds: float, left_behind: int
+) -> Run:
     read = json.loads(record.read_text(encoding="utf-8"))
     return Run(
         options=options,
@@ -399,7 +406,17 @@ def read_run(record: Path, options: tuple[str, ...], seconds: float, left_behind
         deselected=read["deselected"],
         warnings=Counter((nodeid, steady(message)) for nodeid, message in read["warnings"]),
         left_behind=left_behind,
+        junit=read_junit(junit) if junit.exists() else {},
     )
+
+
+def read_junit(path: Path) -> dict[tuple[str, str], tuple[str, ...]]:
+    """What is said below each test case; pytest writes two for a test with two reports."""
+    children: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
+    for case in ET.parse(path).iter("testcase"):
+        key = (steady(case.get("classname", "")), steady(case.get("name", "")))
+        children[key] += [child.tag for child in case]
+    return {key: tuple(sorted(tags)) for key, tags in children.items()}
 
 
 def steady(message: str) -> str:
@@ -430,6 +447,13 @@ def compare(plain: Run, other: Run) -> list[Difference]:
     ):
         if expected_number != got_number:
             found.append(Difference(subject, str(expected_number), str(got_number)))
+    found += [
+        Difference(
+            f"JUnit {'::'.join(case)}", *(str(run.junit.get(case)) for run in (plain, other))
+        )
+        for case in sorted({*plain.junit, *other.junit})
+        if plain.junit.get(case) != other.junit.get(case)
+    ]
     for nodeid, text in sorted({*plain.warnings, *other.warnings}):
         counts = [run.warnings.get((nodeid, text), 0) for run in (plain, other)]
         if counts[0] != counts[1]:
