@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import datetime
 import enum
 import json
 import math
+import pathlib
+import zoneinfo
 from collections import OrderedDict, namedtuple
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -12,11 +15,31 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_shardrun.worker import wire
+from pytest_shardrun.worker.stand_ins import LostValueError
 
 #: Lone surrogates included: they stand for undecodable bytes in output and file names.
 TEXTS = st.text(st.characters())
+ZONES = st.builds(
+    datetime.timezone,
+    st.timedeltas(datetime.timedelta(hours=-23), datetime.timedelta(hours=23)),
+)
 SCALARS = st.one_of(
-    st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), TEXTS, st.binary()
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(allow_nan=False),
+    TEXTS,
+    st.binary(),
+    st.complex_numbers(allow_nan=False),
+    st.decimals(allow_nan=False),
+    st.fractions(),
+    st.uuids(),
+    st.dates(),
+    st.times(timezones=st.none() | ZONES),
+    st.datetimes(timezones=st.none() | ZONES),
+    st.timedeltas(),
+    st.builds(pathlib.PosixPath, st.text(st.characters(exclude_characters="\0"))),
+    st.builds(pathlib.PurePosixPath, st.text(st.characters(exclude_characters="\0"))),
 )
 KEYS = st.recursive(SCALARS, lambda each: st.lists(each, max_size=3).map(tuple), max_leaves=4)
 VALUES = st.recursive(
@@ -120,6 +143,10 @@ class Row(list[int]):
     pass
 
 
+class Moment(datetime.datetime):
+    pass
+
+
 Pair = namedtuple("Pair", "a b")
 
 
@@ -136,11 +163,19 @@ Pair = namedtuple("Pair", "a b")
         (bytearray(b"ab"), b"ab"),
         ({Word("key"): 1}, {"key": 1}),
         (frozenset({1}), frozenset({1})),
+        (Moment(2020, 1, 2), datetime.datetime(2020, 1, 2)),
     ],
     ids=repr,
 )
-def test_a_value_of_a_subclass_arrives_as_the_plain_one(value: object, arrives_as: object) -> None:
-    assert shape(travel(value)) == shape(arrives_as)
+def test_a_value_of_a_subclass_arrives_as_the_plain_one_and_is_shown_as_before(
+    value: object, arrives_as: object
+) -> None:
+    arrived = travel(value)
+
+    assert arrived == arrives_as
+    assert isinstance(arrived, type(arrives_as))
+    assert str(arrived) == str(arrives_as if isinstance(value, bytearray) else value)
+    assert shape(travel(arrived)) == shape(arrived)
 
 
 @pytest.mark.parametrize(
@@ -154,6 +189,9 @@ class Thing:
     def __str__(self) -> str:
         return "a thing"
 
+    def __repr__(self) -> str:
+        return "<Thing>"
+
 
 def test_what_cannot_be_sent_becomes_its_text_and_is_named() -> None:
     complaints: list[tuple[str, object]] = []
@@ -166,7 +204,8 @@ def test_what_cannot_be_sent_becomes_its_text_and_is_named() -> None:
     )
 
     arrived = wire.unpack(packed)
-    assert [str(arrived["a"][0]), repr(arrived["b"]["c"][0]), f"{arrived[3]}"] == ["a thing"] * 3
+    assert [str(arrived["a"][0]), f"{arrived[3]}"] == ["a thing", "a thing"]
+    assert str(arrived["b"]) == "{'c': (<Thing>,)}"
     assert complaints == [
         ("workeroutput.a", thing),
         ("workeroutput.b.c", thing),
@@ -180,6 +219,25 @@ def test_a_path_begins_with_the_first_key() -> None:
     wire.pack({"a": {"b": Thing()}}, lambda path, value: complaints.append(path))
 
     assert complaints == ["a.b"]
+
+
+class Stamp(datetime.datetime):
+    def __str__(self) -> str:
+        return "once"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [datetime.datetime(2020, 1, 2, tzinfo=zoneinfo.ZoneInfo("Europe/Berlin")), Stamp(2020, 1, 2)],
+    ids=repr,
+)
+def test_what_is_more_than_a_plain_value_becomes_its_text(value: object) -> None:
+    complaints: list[str] = []
+
+    arrived = wire.unpack(wire.pack({"a": value}, lambda path, _: complaints.append(path)))["a"]
+
+    assert (str(arrived), repr(arrived)) == (str(value), repr(value))
+    assert complaints == ["a"]
 
 
 class Silent:
@@ -237,7 +295,7 @@ def test_a_list_of_many_short_texts_is_sent_whole() -> None:
 def test_who_relies_on_what_could_not_be_sent_is_told_so(use: Callable[[Any], object]) -> None:
     packed = wire.pack({"a": Thing()}, lambda path, value: None, "report")
 
-    with pytest.raises(wire.LostValueError, match=r"^report\.a of type test_wire\.Thing could not"):
+    with pytest.raises(LostValueError, match=r"^report\.a of type test_wire\.Thing could not"):
         use(wire.unpack(packed)["a"])
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable
-from typing import Any, Final, NoReturn
+from typing import Any, Final
+
+from . import plain
+from .stand_ins import Lost, name_of, texts_of, with_texts
 
 #: Raised when events or commands change their meaning; both sides must agree.
 PROTOCOL: Final = 1
@@ -28,6 +31,7 @@ _PAIRS: Final = "{}"
 _SET: Final = "set"
 _FROZEN_SET: Final = "frozenset"
 _LOST: Final = "lost"
+_WORDED: Final = "as"
 _TAG: Final = "$"
 
 _encode: Final = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
@@ -35,52 +39,6 @@ _encode: Final = json.JSONEncoder(separators=(",", ":"), check_circular=False).e
 _decode: Final = json.JSONDecoder().decode
 
 Complain = Callable[[str, object], None]
-
-
-class LostValueError(RuntimeError):
-    """Something relies on a value of which only the text came over the border."""
-
-
-class Lost:
-    """Stands for a value that could not be sent: it has a text, and refuses everything else."""
-
-    def __init__(self, text: str, place: str, kind: str) -> None:
-        self._text = text
-        self._place = place
-        self._kind = kind
-
-    def __str__(self) -> str:
-        return self._text
-
-    __repr__ = __str__
-
-    def __getattr__(self, name: str) -> NoReturn:
-        if name.startswith("__"):
-            # Copying and the like ask for these and can do without.
-            raise AttributeError(name)
-        self._refuse()
-
-    def __iter__(self) -> NoReturn:
-        self._refuse()
-
-    def __len__(self) -> NoReturn:
-        self._refuse()
-
-    def __getitem__(self, key: object) -> NoReturn:
-        self._refuse()
-
-    def __call__(self, *args: object, **keywords: object) -> NoReturn:
-        self._refuse()
-
-    def __bool__(self) -> bool:
-        return True
-
-    def _refuse(self) -> NoReturn:
-        raise LostValueError(
-            f"{self._place or 'a value'} of type {self._kind} could not be sent between the "
-            "processes, and only its text is here: put there what is needed of it, as text, "
-            "numbers, lists or dictionaries"
-        )
 
 
 def encode(value: object) -> bytes:
@@ -135,11 +93,11 @@ def _flat(value: object, above: frozenset[int], complain: Complain, path: str) -
         return value
     if id(value) in above or len(above) == _DEEPEST:
         complain(path.lstrip("."), value)
-        return _text(value)
+        return texts_of(value)[0]
     above |= {id(value)}
     if isinstance(value, dict):
         return {
-            key: _flat(each, above, complain, f"{path}.{_text(key)}") for key, each in value.items()
+            key: _flat(each, above, complain, f"{path}.{_name(key)}") for key, each in value.items()
         }
     flat = [_flat(each, above, complain, path) for each in value]
     return tuple(flat) if isinstance(value, tuple) else flat
@@ -153,45 +111,56 @@ def _pack(value: object, complain: Complain, path: str) -> Any:
         return value
     if kind is list:
         return [_pack(each, complain, path) for each in value]  # type: ignore[attr-defined]
-    if isinstance(value, dict):
-        if all(type(key) is str for key in value) and _TAG not in value:
-            return {key: _pack(each, complain, f"{path}.{key}") for key, each in value.items()}
-        pairs = [
-            [_pack(key, complain, path), _pack(each, complain, f"{path}.{_text(key)}")]
-            for key, each in value.items()
-        ]
-        return {_TAG: _PAIRS, "v": pairs}
-    if isinstance(value, tuple):
-        return {_TAG: _TUPLE, "v": [_pack(each, complain, path) for each in value]}
-    if isinstance(value, list):
-        return [_pack(each, complain, path) for each in value]
-    if isinstance(value, str):
-        return str.__str__(value)
-    if isinstance(value, int):
-        return int(value)
-    if isinstance(value, float):
-        return float(value)
+    if kind is dict:
+        return _pack_dictionary(value, complain, path)  # type: ignore[arg-type]
+    if kind is tuple:
+        return {_TAG: _TUPLE, "v": [_pack(each, complain, path) for each in value]}  # type: ignore[attr-defined]
+    for known in (str, int, float, list, dict, tuple):
+        if isinstance(value, known):
+            return _pack_subclass(value, _plain_of(value, known), complain, path)
     if isinstance(value, (bytes, bytearray)):
         return {_TAG: _BYTES, "v": base64.b64encode(value).decode("ascii")}
     if isinstance(value, (set, frozenset)):
         tag = _FROZEN_SET if isinstance(value, frozenset) else _SET
         return {_TAG: tag, "v": [_pack(each, complain, path) for each in value]}
-    return _lose(value, complain, path)
-
-
-def _lose(value: object, complain: Complain, path: str) -> Any:
+    written = plain.write(value)
+    if written is not None:
+        return {_TAG: written[0], "v": written[1]}
     place = path.lstrip(".")
     complain(place, value)
-    kind = type(value)
-    return {_TAG: _LOST, "v": [_text(value), place, f"{kind.__module__}.{kind.__qualname__}"]}
+    return {_TAG: _LOST, "v": [*texts_of(value), place, name_of(kind)]}
 
 
-def _text(value: object) -> str:
-    try:
-        return str(value)
-    except Exception:
-        # The user's own code; plain pytest need not have asked for the text.
-        return f"<{type(value).__module__}.{type(value).__qualname__} without a text>"
+def _pack_dictionary(value: dict[Any, Any], complain: Complain, path: str) -> Any:
+    if all(type(key) is str for key in value) and _TAG not in value:
+        return {key: _pack(each, complain, f"{path}.{key}") for key, each in value.items()}
+    pairs = [
+        [_pack(key, complain, path), _pack(each, complain, f"{path}.{_name(key)}")]
+        for key, each in value.items()
+    ]
+    return {_TAG: _PAIRS, "v": pairs}
+
+
+def _pack_subclass(value: object, same: Any, complain: Complain, path: str) -> Any:
+    """What such a value is besides its class, and how it is shown where that differs."""
+    packed = _pack(same, complain, path)
+    texts = texts_of(value)
+    return packed if texts == texts_of(same) else {_TAG: _WORDED, "v": [packed, *texts]}
+
+
+def _plain_of(value: Any, known: type) -> Any:
+    # What a subclass says of itself is its text, and no part of the value.
+    if known is str:
+        return str.__str__(value)
+    if known is int:
+        return int.__int__(value)
+    if known is float:
+        return float.__float__(value)
+    return known(value)
+
+
+def _name(key: object) -> str:
+    return texts_of(key)[0]
 
 
 def unpack(value: Any) -> Any:
@@ -215,6 +184,11 @@ def unpack(value: Any) -> Any:
     if tag == _BYTES:
         return base64.b64decode(content)
     if tag == _LOST:
-        text, place, name = content
-        return Lost(str(text), str(place), str(name))
+        text, shown, place, name = content
+        return Lost(str(text), str(shown), str(place), str(name))
+    if tag == _WORDED:
+        packed, text, shown = content
+        return with_texts(unpack(packed), str(text), str(shown))
+    if plain.can_read(tag):
+        return plain.read(tag, content)
     raise ValueError(f"unknown tag {tag!r}")
