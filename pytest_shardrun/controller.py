@@ -46,6 +46,7 @@ from .timekeeping import Timekeeper
 from .worker import options, wire
 from .worker.identity import ShardIdentity
 from .worker.recorder import record_xml
+from .worker.stand_ins import name_of
 
 if TYPE_CHECKING:
     from .reporting.junit import JUnitWriter
@@ -378,7 +379,11 @@ class Controller:
             "argv": sys.argv,
             "main": _describe_main(),
             "args": [str(each) for each in config.invocation_params.args],
-            "workerinput": wire.pack(node.workerinput, self._note_loss),
+            "workerinput": wire.pack(
+                node.workerinput,
+                lambda place, value: self._run.lost(place, name_of(type(value)), attempt),
+                "workerinput",
+            ),
             "basetemp": str(basetemp) if basetemp is not None else None,
             "log_file": self._log_file(attempt),
             "capture": self._capture_prefix(attempt),
@@ -453,11 +458,6 @@ class Controller:
         if attempt.number > 1:
             name += f"-{attempt.number}"
         return self._scratch / name
-
-    def _note_loss(self, path: str, value: object) -> None:
-        self._complain(
-            f"workerinput{path} of type {type(value).__name__} cannot be sent and became its text"
-        )
 
     # Notices
 

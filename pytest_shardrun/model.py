@@ -248,6 +248,14 @@ class LeakPolicy(enum.Enum):
 
 
 @final
+class LossPolicy(enum.Enum):
+    """What becomes of a run in which values could not be sent and became their texts."""
+
+    FAIL = "fail"
+    WARN = "warn"
+
+
+@final
 @dataclass(frozen=True, slots=True)
 class Amount:
     """A number of tests, or a share of all of them."""
@@ -308,6 +316,7 @@ class Policy:
     halts: tuple[Halt, ...] = ()
     steal: bool = True
     leak: LeakPolicy = LeakPolicy.REPORT
+    lost_data: LossPolicy = LossPolicy.FAIL
     #: A process may end in good order before its shard has run all of its tests.
     isolates: bool = False
     #: Bytes that a shard may use.

@@ -28,7 +28,18 @@ from .lifecycle import (
     speaks_of_memory,
     where,
 )
-from .model import Attempt, Ending, EndingKind, Exit, Item, LeakPolicy, Plan, Policy, Status
+from .losses import Losses
+from .model import (
+    Attempt,
+    Ending,
+    EndingKind,
+    Exit,
+    Item,
+    LeakPolicy,
+    Plan,
+    Policy,
+    Status,
+)
 from .shards import RunningTest, Shard
 from .tries import Tries, concluded, plan_of, plan_of_rest
 
@@ -80,6 +91,7 @@ class Run:
         self._started = 0.0
         self._books_closed = False
         self._absences = Absences()
+        self._losses = Losses()
         #: How many more attempts the machine has memory for.
         self._room = UNKNOWN_ROOM
         self._has_lacked_room = False
@@ -299,7 +311,11 @@ class Run:
                     absence.phase,
                 )
             )
-        return told
+        return [*told, *self._losses.notices(self.items, self._policy.lost_data)]
+
+    def lost(self, place: str, kind: str, attempt: Attempt, test: int | None = None) -> None:
+        """Only the text of a value came over the border; ``test`` is the one that was running."""
+        self._losses.note(place, kind, shard=attempt.shard, test=test)
 
     # Launching
 
@@ -422,17 +438,7 @@ class Run:
                 asked = self._dispatcher is None
                 self._stop_now(Stop(reason, asked=asked, escalate=_after_refusal), now)
             case events.Lossy(_, path, type_name):
-                self._tell(
-                    notices.Remark(
-                        f"{path or 'a value'} of type {type_name} cannot be sent from a shard and "
-                        "became its text"
-                        + (
-                            f" ({self.items[life.running].nodeid})"
-                            if life.running is not None
-                            else ""
-                        )
-                    )
-                )
+                self.lost(path, type_name, life.attempt, life.running)
             case events.StopAsked(kind, reason):
                 self._tell(notices.StopAskedByTest(kind, reason))
                 self._stop_now(Stop(reason, asked=True, escalate=after_stop), now)

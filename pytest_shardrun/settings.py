@@ -13,7 +13,17 @@ from typing import Final, final
 import pytest
 
 from .cpus import usable_cpus
-from .model import MOST_RETRIED, Amount, Halt, HaltWhen, HaltWhy, LeakPolicy, Policy, Retries
+from .model import (
+    MOST_RETRIED,
+    Amount,
+    Halt,
+    HaltWhen,
+    HaltWhy,
+    LeakPolicy,
+    LossPolicy,
+    Policy,
+    Retries,
+)
 from .planning.scopes import SCOPES
 from .worker.times import read_seconds
 
@@ -73,6 +83,9 @@ def read_settings(config: pytest.Config) -> Settings:
         memory=_bytes(config, "shard_memory"),
         leak=LeakPolicy(
             _choice(config, "shard_leak", tuple(each.value for each in LeakPolicy), "report")
+        ),
+        lost_data=LossPolicy(
+            _choice(config, "shard_lost_data", tuple(each.value for each in LossPolicy), "fail")
         ),
     )
     return Settings(

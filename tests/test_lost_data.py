@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from comparison import Run, run_pytest
+from comparison import Run, differences, run_pytest
 
 PASSES = """
     import pytest
@@ -162,22 +162,279 @@ NO_TEXT_IS_ENOUGH = """
         report = yield
         if report.when == "call":
             report.connection = Connection()
-            item.user_properties.append(("connection", Connection()))
         return report
 """
+SENTENCE = (
+    "report.connection of type conftest.Connection cannot be sent between processes and became its "
+    "text (test_one.py::test_passes[0] and 5 more tests)"
+)
 
 
 def test_what_a_report_cannot_carry_is_named_and_costs_no_test(pytester: pytest.Pytester) -> None:
     pytester.makeconftest(NO_TEXT_IS_ENOUGH)
     pytester.makepyfile(**SIX)
 
-    run = run_pytest(pytester.path, "--shards=2", "-o", "junit_family=xunit1")
+    run = run_pytest(pytester.path, "--shards=1")
 
-    assert run.counts["passed"] == accounted(run) == 6, run.show()
-    assert "connection of type Connection cannot be sent from a shard" in run.stdout
+    assert run.exitcode == 1, run.show()
+    assert run.counts == {"passed": 6, "error": 1}, run.show()
+    assert accounted(run) == in_junit(run) == 6
+    assert f"\n{SENTENCE}\n" in run.stdout, run.show()
+    assert "--shard-lost-data=warn" in run.stdout
+    assert "ERROR the run - report.connection of type conftest.Connection" in run.stdout
+    assert SENTENCE in run.junit_path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("in_the_file", [False, True])
+def test_what_a_report_cannot_carry_may_be_a_warning(
+    pytester: pytest.Pytester, in_the_file: bool
+) -> None:
+    pytester.makeconftest(NO_TEXT_IS_ENOUGH)
+    pytester.makepyfile(**SIX)
+    if in_the_file:
+        pytester.makeini("[pytest]\nshard_lost_data = warn")
+
+    arguments = [] if in_the_file else ["--shard-lost-data=warn"]
+    run = run_pytest(pytester.path, "--shards=1", *arguments)
+
+    assert run.exitcode == 0, run.show()
+    assert run.counts == {"passed": 6, "warning": 1}, run.show()
+    assert f"PytestWarning: shardrun: {SENTENCE}" in run.stdout
+
+
+def test_as_many_lines_as_kinds_of_values_tell_of_what_was_lost(pytester: pytest.Pytester) -> None:
+    pytester.makeconftest(
+        """
+        import pytest
+
+        @pytest.hookimpl(wrapper=True)
+        def pytest_runtest_makereport(item, call):
+            report = yield
+            report.phases = [object(), object()]
+            setattr(report, item.name, {call.when: object()})
+            return report
+        """
+    )
+    pytester.makepyfile(
+        test_many="""
+        import pytest
+
+        @pytest.mark.parametrize("number", range(500))
+        def test_many(number): pass
+        """
+    )
+
+    run = run_pytest(pytester.path, "--shards=2")
+
+    assert run.counts == {"passed": 500, "error": 21}, run.show()
+    (line,) = re.findall(r"^report\.phases of type .*$", run.stdout, re.MULTILINE)
+    assert "and 499 more tests" in line
+    assert "1481 more values cannot be sent and became their texts" in run.stdout
+    assert run.stdout.count("cannot be sent") < 50
+
+
+READ_AS_TEXT = """
+    import datetime
+    import enum
+    import threading
+    from collections import OrderedDict, namedtuple
+    from decimal import Decimal
+    from pathlib import Path
+    from uuid import UUID
+
+    import pytest
+
+    class Thing:
+        def __str__(self): return "a thing"
+        def __repr__(self): return "<Thing>"
+
+    class Level(enum.Enum):
+        HIGH = 3
+
+    class Name(str, enum.Enum):
+        ADA = "ada"
+
+    class Number(enum.IntEnum):
+        ONE = 1
+
+    Pair = namedtuple("Pair", "a b")
+
+    VALUES = [
+        Thing(), [Thing()], {"deep": (Thing(),)}, Thing, Level.HIGH, Name.ADA, [Name.ADA],
+        Number.ONE, Pair(1, 2), OrderedDict(a=1), Decimal("1.50"), Path("a/b"), [Path("a")],
+        UUID(int=7), datetime.datetime(2020, 1, 2), [datetime.timedelta(1)], 1j, b"bytes",
+        ValueError("text"), range(3),
+    ]
+"""
+
+
+def test_properties_are_written_down_as_without_shards(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        test_properties=READ_AS_TEXT
+        + """
+    @pytest.mark.parametrize("value", VALUES, ids=map(str, range(len(VALUES))))
+    def test_property(value, record_property):
+        record_property("value", value)
+        """
+    )
+
+    plain = run_pytest(pytester.path, "-o", "junit_family=xunit1")
+    run = run_pytest(pytester.path, "-o", "junit_family=xunit1", "--shards=2")
+
+    assert run.exitcode == plain.exitcode == 0, run.show()
+    assert run.counts == plain.counts == {"passed": 20}
     assert run.junit is not None
-    for case in run.junit.cases.values():
-        assert ("connection", "a connection") in case.properties
+    assert plain.junit is not None
+    for key, case in plain.junit.cases.items():
+        assert run.junit.cases[key].properties == case.properties
+
+
+def test_properties_that_are_used_beyond_their_text_are_lost(pytester: pytest.Pytester) -> None:
+    pytester.makeconftest(
+        """
+        def pytest_runtest_logreport(report):
+            for name, value in report.user_properties:
+                value.wait
+        """
+    )
+    pytester.makepyfile(
+        test_property="""
+        import threading
+
+        def test_property(record_property):
+            record_property("event", threading.Event())
+        """
+    )
+
+    run = run_pytest(pytester.path, "--shards=2")
+
+    assert run.exitcode == 3, run.show()
+    said = run.stdout + run.stderr
+    assert "LostValueError: report.user_properties of type threading.Event could not be" in said
+    assert in_junit(run) == 1
+
+
+def test_plain_values_on_a_report_arrive_as_what_they_are(pytester: pytest.Pytester) -> None:
+    pytester.makeconftest(
+        READ_AS_TEXT
+        + """
+    SENT = {
+        "amount": Decimal("1.50"),
+        "moment": datetime.datetime(2020, 1, 2, tzinfo=datetime.timezone.utc),
+        "day": datetime.date(2020, 1, 2), "took": datetime.timedelta(1, 2, 3), "id": UUID(int=7),
+        "files": [Path("a/b")], "number": 1j, "pair": Pair(1, 2), "name": Name.ADA,
+    }
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(item):
+        report = yield
+        report.sent = SENT
+        return report
+
+    def pytest_runtest_logreport(report):
+        assert report.sent == SENT
+        assert report.sent["files"][0].name == "b"
+        assert report.sent["moment"].tzinfo is datetime.timezone.utc
+        """
+    )
+    pytester.makepyfile(**SIX)
+
+    run = run_pytest(pytester.path, "--shards=2")
+
+    assert run.exitcode == 0, run.show()
+    assert run.counts == {"passed": 6}, run.show()
+
+
+def test_explanations_that_are_any_object_are_shown_as_without_shards(
+    pytester: pytest.Pytester,
+) -> None:
+    pytester.makeconftest(
+        """
+        import pytest
+
+        class Explanation:
+            def __str__(self): return "explained in its own way"
+
+        class OwnItem(pytest.Item):
+            def runtest(self): raise ValueError("for a reason")
+            def repr_failure(self, excinfo): return Explanation()
+
+        class OwnFile(pytest.File):
+            def collect(self): yield OwnItem.from_parent(self, name="own")
+
+        def pytest_collect_file(file_path, parent):
+            if file_path.suffix == ".own":
+                return OwnFile.from_parent(parent, path=file_path)
+        """
+    )
+    pytester.makefile(".own", test_it="")
+
+    plain = run_pytest(pytester.path)
+    run = run_pytest(pytester.path, "--shards=1")
+
+    assert differences(plain, run) == []
+    assert run.counts == {"failed": 1}, run.show()
+    assert "explained in its own way" in run.stdout
+
+
+def test_what_a_collector_s_report_cannot_carry_is_named(pytester: pytest.Pytester) -> None:
+    pytester.makeconftest(
+        """
+        import pytest
+
+        @pytest.hookimpl(wrapper=True)
+        def pytest_make_collect_report(collector):
+            report = yield
+            report.collector = collector
+            return report
+        """
+    )
+    pytester.makepyfile(test_good="def test_good(): pass", test_bad="import nothing_of_this_name")
+
+    run = run_pytest(pytester.path, "--shards=2", "--continue-on-collection-errors")
+
+    assert run.exitcode == 1, run.show()
+    assert run.counts["passed"] == 1, run.show()
+    assert "report.collector of type _pytest.python.Module cannot be sent" in run.stdout
+
+
+def test_what_a_shard_s_output_cannot_carry_is_named(pytester: pytest.Pytester) -> None:
+    pytester.makeconftest(
+        """
+        import threading
+
+        def pytest_sessionfinish(session):
+            if hasattr(session.config, "workeroutput"):
+                session.config.workeroutput["lock"] = threading.Lock()
+                session.shouldstop = ValueError("no reason to lose anything")
+        """
+    )
+    pytester.makepyfile(**SIX)
+
+    run = run_pytest(pytester.path, "--shards=2")
+
+    assert run.exitcode == 1, run.show()
+    assert run.counts == {"passed": 6, "error": 1}, run.show()
+    assert "workeroutput.lock of type _thread.lock cannot be sent" in run.stdout
+    assert "became its text (shards 1, 2)" in run.stdout
+
+
+def test_what_a_shard_s_input_cannot_carry_is_named(pytester: pytest.Pytester) -> None:
+    pytester.makeconftest(
+        """
+        import threading
+
+        def pytest_configure_node(node):
+            node.workerinput["lock"] = threading.Lock()
+        """
+    )
+    pytester.makepyfile(**SIX)
+
+    run = run_pytest(pytester.path, "--shards=2")
+
+    assert run.exitcode == 1, run.show()
+    assert run.counts == {"passed": 6, "error": 1}, run.show()
+    assert "workerinput.lock of type _thread.lock cannot be sent" in run.stdout
 
 
 def test_who_relies_on_what_a_report_could_not_carry_turns_the_run_red(
@@ -198,9 +455,8 @@ def test_who_relies_on_what_a_report_could_not_carry_turns_the_run_red(
 
     assert plain.exitcode == 0, plain.show()
     assert run.exitcode == 3, run.show()
-    assert "LostValueError: connection of type conftest.Connection could not be sent" in (
-        run.stdout + run.stderr
-    )
+    said = run.stdout + run.stderr
+    assert "LostValueError: report.connection of type conftest.Connection could not be sent" in said
     assert in_junit(run) == 6
 
 

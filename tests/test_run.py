@@ -7,7 +7,7 @@ import re
 import signal
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import pytest
@@ -28,6 +28,7 @@ from pytest_shardrun.model import (
     HaltWhen,
     HaltWhy,
     Item,
+    LossPolicy,
     Plan,
     Policy,
     Retries,
@@ -456,15 +457,32 @@ def test_a_run_without_tests_ends_by_itself() -> None:
     assert play.closes() == []
 
 
-def test_values_that_became_text_are_worth_a_remark() -> None:
-    play = begun("a b")
-    play.starts(1, "a")
+def with_losses(policy: LossPolicy) -> Play:
+    """A run that is over; two tests of the only shard have lost a value twice."""
+    play = begun("a b", policy=replace(PATIENT, lost_data=policy))
+    for name in ("a", "b"):
+        play.starts(1, name)
+        for when in ("setup", "call"):
+            assert play.tells(1, events.Lossy(0, "report.thing", "own.Thing")) == []
+            play.reports(1, name, when)
+        play.finishes(1, name)
+    play.leaves(1)
+    return play
 
-    (told,) = play.tells(1, events.Lossy(0, "user_properties", "Thing"))
 
-    assert told.startswith("remark: ")
-    assert "user_properties" in told
-    assert "Thing" in told
+def test_values_that_became_text_are_a_problem_of_the_run() -> None:
+    (told,) = with_losses(LossPolicy.FAIL).closes()
+
+    assert told == (
+        "problem 0: report.thing of type own.Thing cannot be sent between processes and became its "
+        "text (a and 1 more test)"
+    )
+
+
+def test_values_that_became_text_may_be_a_remark() -> None:
+    (told,) = with_losses(LossPolicy.WARN).closes()
+
+    assert told.startswith("remark: report.thing of type own.Thing cannot be sent")
 
 
 # Work that moves

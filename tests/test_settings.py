@@ -7,7 +7,16 @@ from typing import Any, Final
 import pytest
 
 from pytest_shardrun.cpus import usable_cpus
-from pytest_shardrun.model import Amount, Halt, HaltWhen, HaltWhy, LeakPolicy, Policy, Retries
+from pytest_shardrun.model import (
+    Amount,
+    Halt,
+    HaltWhen,
+    HaltWhy,
+    LeakPolicy,
+    LossPolicy,
+    Policy,
+    Retries,
+)
 from pytest_shardrun.settings import Settings, choose, read_settings
 from pytest_shardrun.worker.options import CONTAINER_OPTIONS, OPTIONS, wants_shards
 
@@ -68,6 +77,7 @@ LEAVE_OUT: Final = "leave out --shards (or add --shards=0), or leave out"
             "--shard-memory=much is no size: give bytes, or a number with k, m or g, like 512m",
         ),
         ("--shard-leak=no", "--shard-leak=no is unknown: choose ignore, report or fail"),
+        ("--shard-lost-data=no", "--shard-lost-data=no is unknown: choose fail or warn"),
         ("--shard-steal=maybe", "--shard-steal=maybe is unknown: choose yes or no"),
         (
             "--shard-scope=function",
@@ -206,6 +216,7 @@ UNDERSTOOD: Final[list[tuple[str, str, str, object]]] = [
     ("shard_memory", "0", "memory", None),
     ("shard_memory", "1000", "memory", 1000),
     ("shard_leak", "fail", "leak", LeakPolicy.FAIL),
+    ("shard_lost_data", "warn", "lost_data", LossPolicy.WARN),
     ("shard_test_timeout", "0.5", "test_timeout", 0.5),
     ("shard_timeout", "90", "shard_timeout", 90.0),
     ("shard_timeout", "250%", "shard_timeout_share", 2.5),

@@ -118,6 +118,12 @@ _OF_A_RUN: Final = (
         "(default) names them with the test, fail turns the run red",
     ),
     Option(
+        "--shard-lost-data",
+        "fail|warn",
+        "when a plugin puts something into a report that cannot be sent from a shard, so that only "
+        "its text arrives: fail (default) turns the run red, warn is a warning",
+    ),
+    Option(
         "--shard-halt",
         "never|WHEN,WHY",
         "end the run early: soon (running tests may end) or now (they are interrupted), after so "

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import pytest
 
-from . import brief, capturing, fixture, limits, needs, options, terminal, wire, xdist
+from . import brief, capturing, fixture, limits, needs, options, stand_ins, terminal, wire, xdist
 from .children import Children
 from .fixtures import SharedFixtures
 from .recorder import record_xml
@@ -24,6 +24,14 @@ from .warm import Warm
 
 #: How pytest_shardrun.plugin knows that it is in a worker and has nothing to do.
 PLUGIN_NAME: Final = "shardrun-worker"
+
+#: What becomes text without shards, too, so that nothing is lost: in JUnit files, in the names of
+#: subtests, and in JSON, where whatever a log record has is written with ``default=str``.
+_READ_AS_TEXT: Final = (
+    "report.user_properties",
+    "report._subtest.context",
+    "report._json_report_extra",
+)
 
 _GROUP_MARKS: Final = ("shard_group", "xdist_group")
 
@@ -422,8 +430,9 @@ class ShardWorker:
         self, session: pytest.Session, exitstatus: int
     ) -> Generator[None, Any, Any]:
         self._workeroutput["exitstatus"] = int(exitstatus)
-        self._workeroutput["shouldfail"] = session.shouldfail
-        self._workeroutput["shouldstop"] = session.shouldstop
+        # A reason may be any object.
+        self._workeroutput["shouldfail"] = session.shouldfail and str(session.shouldfail)
+        self._workeroutput["shouldstop"] = session.shouldstop and str(session.shouldstop)
         self._send("finishing")
         result = yield
         self._has_finished = True
@@ -436,7 +445,7 @@ class ShardWorker:
             self.said_goodbye = True
             if self._warm is not None:
                 self._warm.end()
-            output = wire.pack(self._workeroutput, self._complain, "workeroutput")
+            output = self._pack(self._workeroutput, "workeroutput")
             self._send("goodbye", self._workeroutput["exitstatus"], output)
         return (yield)
 
@@ -452,17 +461,34 @@ class ShardWorker:
                 f"no plugin can serialise a {type(report).__name__} for {report.nodeid}: "
                 "implement pytest_report_to_serializable"
             )
-        if isinstance(data.get("longrepr"), str) and not isinstance(report.longrepr, str):
+        explanation = data.get("longrepr")
+        if not isinstance(explanation, (str, tuple, dict, type(None))):
+            # pytest shows the text of what is no explanation that it knows.
+            explanation = data["longrepr"] = stand_ins.texts_of(explanation)[0]
+        if isinstance(explanation, str) and not isinstance(report.longrepr, str):
             # pytest keeps the text alone, but shows a text otherwise than an object.
             data["shardrun_text"] = True
-        return wire.pack(data, self._complain)
+        return self._pack(data, "report")
 
-    def _complain(self, path: str, value: object) -> None:
-        self._stream.put("lossy", self._running, path, type(value).__name__)
+    def _pack(self, value: object, path: str) -> Any:
+        told: set[tuple[str, str]] = set()
+
+        def complain(place: str, lost: object) -> None:
+            kind = (place, stand_ins.name_of(type(lost)))
+            if kind not in told and not _is_text_enough(place):
+                told.add(kind)
+                self._stream.put("lossy", self._running, *kind)
+
+        return wire.pack(value, complain, path)
 
     def _send(self, *event: object) -> None:
         self._stream.put(*event)
         self._stream.flush()
+
+
+def _is_text_enough(place: str) -> bool:
+    """Whether those who read this of a report make it a text in any case."""
+    return any(place == known or place.startswith(f"{known}.") for known in _READ_AS_TEXT)
 
 
 def _module_of(item: pytest.Item) -> str:

@@ -181,8 +181,9 @@ def test_values_that_nothing_can_carry_become_their_text(tmp_path: Path) -> None
 
     finished = run(tmp_path, files, *TWO_SHARDS, within=SOON)
 
-    check_books(finished, code=0, kinds=HEALTHY_KINDS)
-    assert finished.has_line_with("cannot be sent from a shard", "lock"), finished.describe()
+    check_books(finished, code=1, kinds=HEALTHY_KINDS)
+    said = ("ERROR the run", "report.odd.self of type builtins.object")
+    assert finished.has_line_with(*said), finished.describe()
 
 
 @pytest.mark.parametrize("capture", ["--capture=fd", "--capture=no"])
