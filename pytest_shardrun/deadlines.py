@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, final
 
 from .model import Item, Plan, Policy
 
 #: How long pytest-timeout gets to end a test with its own timer, in seconds.
 PATIENCE: Final = 5.0
+#: Seconds beyond the limit of a test that its process may take to begin it.
+BETWEEN_TESTS: Final = 5.0
 #: The least that a share of the planned time amounts to, in seconds.
 LEAST_SHARE: Final = 60.0
+#: The least that a process may take to begin the end of its session, in seconds.
+LEAST_FAREWELL: Final = 60.0
 
 
 @final
@@ -41,6 +45,22 @@ def limits_of(item: Item, policy: Policy) -> tuple[Limit, ...]:
         source = "of pytest-timeout, whose own timer did not end it"
         limits.append(Limit(item.foreign_timeout, source, PATIENCE))
     return tuple(limits)
+
+
+def beginning_limit(item: Item, policy: Policy) -> Limit | None:
+    """How long a process may take to begin a test that it has, None: as long as it likes.
+
+    Between two tests no code of a test runs, so the limit of the test is more than enough.
+    """
+    shortest = min(limits_of(item, policy), key=lambda limit: limit.seconds, default=None)
+    return shortest and replace(shortest, patience=BETWEEN_TESTS)
+
+
+def farewell_limit(policy: Policy) -> Limit | None:
+    """How long a process that runs no more tests may take to begin to end its session."""
+    if policy.test_timeout is None:
+        return None
+    return Limit(max(LEAST_FAREWELL, policy.test_timeout), "--shard-test-timeout")
 
 
 def shard_limit(policy: Policy, plan: Plan, shard: int) -> Limit | None:

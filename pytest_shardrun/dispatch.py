@@ -253,6 +253,13 @@ class Dispatcher:
         known = self._shards.get(shard)
         return known is not None and position in known.in_flight
 
+    def next_to_begin(self, shard: int) -> int | None:
+        """The test that this shard could begin with what it was sent, if it runs none."""
+        known = self._shards.get(shard)
+        if known is None or (known.told_more and len(known.in_flight) < LEAST_AHEAD):
+            return None
+        return next(iter(known.in_flight), None)
+
     def remaining(self) -> int:
         """How many tests are neither finished nor settled, wherever they are."""
         return self._remaining

@@ -82,6 +82,21 @@ def after_goodbye(now: float, grace: float, start_seconds: float = 0.0) -> Escal
     return Escalation(Ending(EndingKind.CRASHED, reason), patient.steps)
 
 
+@final
+@dataclass(frozen=True, slots=True)
+class Expectation:
+    """When something must have begun, and the limit that says so."""
+
+    due: float
+    limit: Limit
+
+    @property
+    def reason(self) -> str:
+        """Why a process was ended that has disappointed it, for people."""
+        waited = self.limit.seconds + self.limit.patience
+        return f"did not go on for {waited:g} s ({self.limit.source})"
+
+
 @dataclass(slots=True)
 class Life:
     """What is known of an attempt that has been launched and has not ended."""
@@ -114,7 +129,9 @@ class Life:
     #: It said so itself.
     out_of_memory: bool = False
     deadline: float | None = None
-    #: The running test is why it is being ended: nothing that comes after it counts.
+    #: Where it has something to do and has not begun it: until when it must have.
+    begins: Expectation | None = None
+    #: It has taken too long over a test, or to begin one: nothing that it says later counts.
     is_condemned: bool = False
     escalation: Escalation | None = None
     _steps_left: list[tuple[float, Step]] = field(default_factory=list)
@@ -127,6 +144,13 @@ class Life:
             return
         self.escalation = escalation
         self._steps_left = list(escalation.steps)
+
+    def expect(self, limit: Limit | None, now: float) -> None:
+        """It must begin within the limit what it could begin from now on; None: nothing."""
+        if limit is None:
+            self.begins = None
+        elif self.begins is None:
+            self.begins = Expectation(now + limit.seconds + limit.patience, limit)
 
     def due_steps(self, now: float) -> list[Step]:
         """The steps whose time has come; each is returned once."""
@@ -149,6 +173,7 @@ class Life:
         times: Iterable[float | None] = (
             self._steps_left[0][0] if self._steps_left else None,
             self.deadline if self.escalation is None else None,
+            self.begins.due if self.begins is not None and self.escalation is None else None,
         )
         return min((time for time in times if time is not None), default=None)
 

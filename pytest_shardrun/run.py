@@ -11,7 +11,7 @@ from .absences import Absences
 from .actions import Action, End, FreeLocks, Launch, Send, Stop, TakeLocks, Tell
 from .catalogue import Catalogue
 from .conflicts import Conflicts, Request
-from .deadlines import Limit, Watch, limits_of, shard_limit
+from .deadlines import Limit, Watch, beginning_limit, farewell_limit, limits_of, shard_limit
 from .dispatch import Dispatcher
 from .halting import may_fail, reached, stop_of
 from .ledger import Entry, Ledger
@@ -113,27 +113,28 @@ class Run:
         self._started = now
         self._room = room
         self._launch_waiting(now)
-        return self._take_actions()
+        return self._take_actions(now)
 
     def release(self, now: float) -> list[Action]:
         """No shard need wait for the first one to collect."""
         self._one_first = False
         self._launch_waiting(now)
-        return self._take_actions()
+        return self._take_actions(now)
 
     def happened(self, attempt: Attempt, event: events.Event, now: float) -> list[Action]:
         """An event arrived from an attempt; those of older attempts are dropped."""
         shard = self._shards[attempt.shard]
         if shard.life is not None and shard.life.attempt == attempt:
-            if shard.life.is_condemned and not isinstance(event, _OF_A_TEST):
-                return self._take_actions()
+            counts = shard.test is not None and isinstance(event, _OF_A_TEST)
+            if shard.life.is_condemned and not counts:
+                return self._take_actions(now)
             try:
                 self._handle(shard, shard.life, event, now)
             except events.BrokenStream as error:
                 return self.broke(attempt, f"its stream broke: {error}", now)
             if self._has_freed_place:
                 self._launch_waiting(now)
-        return self._take_actions()
+        return self._take_actions(now)
 
     def broke(self, attempt: Attempt, reason: str, now: float) -> list[Action]:
         """The stream of an attempt cannot be trusted any more: the attempt ends."""
@@ -141,7 +142,7 @@ class Run:
         if life is not None and life.attempt == attempt:
             life.escalate(at_once(Ending(EndingKind.CRASHED, f"crashed: {reason}"), now))
             self._take_due_steps(life, now)
-        return self._take_actions()
+        return self._take_actions(now)
 
     def exited(self, attempt: Attempt, exit: Exit, output: str, now: float) -> list[Action]:
         """The process of an attempt has ended and all of its events have been given."""
@@ -154,7 +155,7 @@ class Run:
             if ending.kind is EndingKind.COMPLETED:
                 self._tell_leaks(life, exit)
             self._bury(shard, life, ending, output, now)
-        return self._take_actions()
+        return self._take_actions(now)
 
     def not_launched(self, attempt: Attempt, reason: str, now: float) -> list[Action]:
         """An attempt could not be started."""
@@ -162,7 +163,7 @@ class Run:
         life = shard.life
         assert life is not None
         self._bury(shard, life, Ending(EndingKind.NOT_LAUNCHED, reason), "", now)
-        return self._take_actions()
+        return self._take_actions(now)
 
     def measured(self, room: int, now: float) -> list[Action]:
         """The machine has memory for so many more attempts; one may always live."""
@@ -173,26 +174,26 @@ class Run:
             self._tell(
                 notices.Remark("the machine is short of memory: new processes wait for others")
             )
-        return self._take_actions()
+        return self._take_actions(now)
 
-    def granted(self, request: Request) -> list[Action]:
+    def granted(self, request: Request, now: float) -> list[Action]:
         """The locks that were to be taken are held against other runs."""
         assert self._dispatcher is not None
         self._dispatcher.granted(request)
-        self._pump_all()
-        return self._take_actions()
+        self._pump_all(now)
+        return self._take_actions(now)
 
-    def refused(self, request: Request) -> list[Action]:
+    def refused(self, request: Request, now: float) -> list[Action]:
         """Another run holds some of the locks: they may be granted later."""
         assert self._dispatcher is not None
         self._dispatcher.refused(request)
-        self._pump_all()
-        return self._take_actions()
+        self._pump_all(now)
+        return self._take_actions(now)
 
-    def contended(self, names: Sequence[str]) -> list[Action]:
+    def contended(self, names: Sequence[str], now: float) -> list[Action]:
         """Other runs wait for these locks: they get them after the tests that are in flight."""
         self._conflicts.yield_to_others(names)
-        return self._take_actions()
+        return self._take_actions(now)
 
     def stop(self, stop: Stop, now: float) -> list[Action]:
         """End the run early; what is not finished will not run. A faster stop replaces a slower."""
@@ -220,7 +221,7 @@ class Run:
                     life.dismissed = True
                     self._do(Send(life.attempt, events.STOP_COMMAND))
             self._take_due_steps(life, now)
-        return self._take_actions()
+        return self._take_actions(now)
 
     def time(self, now: float) -> list[Action]:
         """Time has passed: keep the deadlines."""
@@ -229,19 +230,22 @@ class Run:
             reason = f"the run timed out after {limit:g} s (--shard-run-timeout)"
             self._tell(notices.Problem(0, reason))
             self._stop_now(Stop(reason, asked=False, escalate=after_timeout), now)
-            return self._take_actions()
+            return self._take_actions(now)
         for shard in self._shards.values():
             life = shard.life
             if life is None:
                 continue
             if life.escalation is None and shard.test is not None:
                 self._watch(life, shard.test.watch, now)
+            if life.escalation is None and life.begins is not None and now >= life.begins.due:
+                life.is_condemned = True
+                life.escalate(after_timeout(life.begins.reason, now, self._policy.grace))
             if life.escalation is None and life.deadline is not None and now >= life.deadline:
                 self._time_out(life, now)
             self._take_due_steps(life, now)
         if self._round_due is not None and now >= self._round_due:
             self._begin_round(now)
-        return self._take_actions()
+        return self._take_actions(now)
 
     def next_time(self) -> float | None:
         """When ``time`` should be called at the latest."""
@@ -293,7 +297,8 @@ class Run:
         # Those that were to be tried again have failed.
         for waiting in self._tries.last_tries():
             self._conclude(waiting)
-        told = [action.notice for action in self._take_actions() if isinstance(action, Tell)]
+        actions, self._actions = self._actions, []
+        told = [action.notice for action in actions if isinstance(action, Tell)]
         self._absences.leave(self._dispatcher)
         given_up = {
             shard.number: shard.given_up for shard in self._shards.values() if shard.given_up
@@ -344,8 +349,11 @@ class Run:
     def _living(self) -> int:
         return sum(shard.life is not None for shard in self._shards.values())
 
-    def _free_slot(self) -> int:
+    def _slot_for(self, newcomer: Shard) -> int:
+        """The slot that it had, unless somebody took it in between."""
         taken = {shard.slot for shard in self._shards.values() if shard.life is not None}
+        if newcomer.slot is not None and newcomer.slot not in taken:
+            return newcomer.slot
         return min(set(range(len(taken) + 1)) - taken)
 
     def _launch_again(self, shard: Shard, now: float) -> None:
@@ -356,8 +364,7 @@ class Run:
 
     def _launch(self, shard: Shard, now: float) -> None:
         self._room -= 1
-        if shard.slot is None:
-            shard.slot = self._free_slot()
+        shard.slot = self._slot_for(shard)
         life = shard.begin(self._doomed, now)
         if self._policy.shard_timeout is not None:
             life.limit = Limit(self._policy.shard_timeout, "--shard-timeout")
@@ -379,7 +386,7 @@ class Run:
                 ):
                     raise events.BrokenStream(f"test {local} cannot start")
                 life.running = position
-                life.last_when = None
+                life.begins = life.last_when = None
                 shard.test = RunningTest(
                     Watch(
                         now, limits_of(self.items[position], self._policy), self._policy.slow_every
@@ -397,8 +404,8 @@ class Run:
                 if life.running is None or life.running != shard.position(local):
                     raise events.BrokenStream(f"test {local} does not run and cannot finish")
                 self._finish_test(shard, life, event, now)
-                self._pump(shard)
-                self._pump_idle()
+                self._pump(shard, now)
+                self._pump_idle(now)
             case events.Keeping():
                 life.keeps = True
             case events.ChildSeen(pid):
@@ -457,6 +464,7 @@ class Run:
                 life.trouble = text
             case events.Finishing():
                 life.phase = Phase.FINISHING
+                life.begins = None
             case events.Goodbye(status, workeroutput):
                 life.phase = Phase.LEAVING
                 life.said_goodbye = True
@@ -541,12 +549,12 @@ class Run:
             life = shard.life
             if life is None or life.dismissed:
                 continue
-            life.dismissed = True
             if life.phase in (Phase.STARTING, Phase.COLLECTING):
+                life.dismissed = True
                 life.escalate(at_once(Ending(EndingKind.STOPPED, "not needed yet"), now))
                 self._take_due_steps(life, now)
             else:
-                self._do(Send(life.attempt, events.STOP_COMMAND))
+                self._part_with(life, events.STOP_COMMAND, now)
 
     def _resume(self, now: float) -> None:
         """Go on with the plan where it was left, in fresh processes."""
@@ -658,7 +666,7 @@ class Run:
             if self._plan_only:
                 self._dispatcher.stop()
                 life.phase = Phase.RUNNING
-                self._dismiss(life)
+                self._part_with(life, events.FINISH_COMMAND, now)
                 return
         elif new:
             found_later = tuple(items[position] for position in new)
@@ -682,10 +690,10 @@ class Run:
         self._tell(notices.AttemptCollected(life.attempt, collection.nodeids))
         self._dispatcher.joined(shard.number, missing, new)
         if missing or new:
-            self._pump_all()
+            self._pump_all(now)
         else:
-            self._pump(shard)
-            self._pump_idle()
+            self._pump(shard, now)
+            self._pump_idle(now)
 
     def _dismiss_surplus(self, now: float) -> None:
         """End shards that still collect although the plan has no tests for them."""
@@ -703,10 +711,28 @@ class Run:
 
     # Dispatch
 
-    def _pump(self, shard: Shard) -> None:
+    def _pump(self, shard: Shard, now: float) -> None:
         life, dispatcher = shard.life, self._dispatcher
-        if life is None or dispatcher is None or life.phase is not Phase.RUNNING or life.dismissed:
+        if life is None or dispatcher is None or life.phase is not Phase.RUNNING:
             return
+        if not life.dismissed:
+            self._supply(shard, life, dispatcher, now)
+        self._expect(life, now)
+
+    def _expect(self, life: Life, now: float) -> None:
+        """Foresee until when a process must go on; one that waits for others has all the time."""
+        if life.running is not None:
+            return
+        if life.dismissed:
+            limit = farewell_limit(self._policy)
+        else:
+            assert self._dispatcher is not None
+            next_one = self._dispatcher.next_to_begin(life.attempt.shard)
+            item = None if next_one is None else self.items[next_one]
+            limit = None if item is None else beginning_limit(item, self._policy)
+        life.expect(limit, now)
+
+    def _supply(self, shard: Shard, life: Life, dispatcher: Dispatcher, now: float) -> None:
         batch = dispatcher.next_batch(shard.number)
         if batch is not None:
             assert shard.collection is not None
@@ -719,7 +745,7 @@ class Run:
                 dispatcher.left(shard.number)
                 self._has_freed_place = True
             else:
-                self._dismiss(life)
+                self._part_with(life, events.FINISH_COMMAND, now)
 
     def _others_may_need(self, keeper: Life) -> bool:
         """Whether a test can still run that needs what this attempt has set up for all."""
@@ -728,18 +754,21 @@ class Run:
             for shard in self._shards.values()
         )
 
-    def _dismiss(self, life: Life) -> None:
+    def _part_with(self, life: Life, command: bytes, now: float) -> None:
+        """Tell a process that has collected to end its session, after its test if it runs one."""
         life.dismissed = True
-        self._do(Send(life.attempt, events.FINISH_COMMAND))
+        life.begins = None
+        self._expect(life, now)
+        self._do(Send(life.attempt, command))
 
-    def _pump_all(self) -> None:
+    def _pump_all(self, now: float) -> None:
         for shard in self._shards.values():
-            self._pump(shard)
+            self._pump(shard, now)
 
-    def _pump_idle(self) -> None:
+    def _pump_idle(self, now: float) -> None:
         for shard in self._shards.values():
             if shard.life is not None and shard.life.is_idle:
-                self._pump(shard)
+                self._pump(shard, now)
 
     # Ends
 
@@ -781,7 +810,7 @@ class Run:
             self._do(End(life.attempt, step))
 
     def _stop_now(self, stop: Stop, now: float) -> None:
-        actions = self._take_actions()
+        actions = self._take_actions(now)
         self._actions = actions + self.stop(stop, now)
 
     def _bury(self, shard: Shard, life: Life, ending: Ending, output: str, now: float) -> None:
@@ -804,7 +833,7 @@ class Run:
                 progress = blamed is not None or life.finished > 0
                 self._go_on(shard, life, ending, progress=progress, now=now)
         self._launch_waiting(now)
-        self._pump_all()
+        self._pump_all(now)
         if self._has_freed_place:
             self._launch_waiting(now)
         self._plan_round(now)
@@ -911,13 +940,13 @@ class Run:
     def _tell(self, notice: notices.Notice) -> None:
         self._actions.append(Tell(notice))
 
-    def _take_actions(self) -> list[Action]:
+    def _take_actions(self, now: float) -> list[Action]:
         if self._dispatcher is not None and self._conflicts.is_active:
             conflicts = self._conflicts
             if unused := conflicts.take_unused():
                 self._do(FreeLocks(unused))
                 # What needs one of them together with others could not ask for them before.
-                self._pump_all()
+                self._pump_all(now)
             self._actions += [TakeLocks(wish) for wish in conflicts.take_wishes()]
         actions, self._actions = self._actions, []
         return actions

@@ -317,10 +317,10 @@ class Supervisor:
         # Also to see whether another run waits for them.
         self._look_at_locks_at = min(self._look_at_locks_at, time.monotonic() + LOCK_SECONDS)
         if self._try_locks(request):
-            self._perform(self._run.granted(request))
+            self._perform(self._run.granted(request, time.monotonic()))
         else:
             self._refused[request] = None
-            self._perform(self._run.refused(request))
+            self._perform(self._run.refused(request, time.monotonic()))
 
     def _try_locks(self, request: Request) -> bool:
         try:
@@ -335,10 +335,10 @@ class Supervisor:
         for request in list(self._refused):
             if self._try_locks(request):
                 del self._refused[request]
-                self._perform(self._run.granted(request))
+                self._perform(self._run.granted(request, now))
         names = self._locks.contended()
         if names:
-            self._perform(self._run.contended(names))
+            self._perform(self._run.contended(names, now))
         is_wanted = bool(self._refused) or self._locks.is_held
         self._look_at_locks_at = now + LOCK_SECONDS if is_wanted else float("inf")
 

@@ -588,6 +588,22 @@ def test_a_shard_that_waited_takes_the_slot_of_one_that_has_left() -> None:
     assert play.slots == {"1.1": 0, "2.1": 1, "3.1": 2, "4.1": 1}
 
 
+def test_two_that_had_the_same_slot_have_different_ones_when_both_live() -> None:
+    play = Play("a", "b", "c", policy=policy(jobs=2, steal=False, retries=Retries(1)))
+    play.start()
+    for shard, name in enumerate("abc", start=1):
+        play.collects(shard)
+        play.passes(shard, name, "failed")
+        play.leaves(shard)
+    assert play.slots == {"1.1": 0, "2.1": 1, "3.1": 0, "1.2": 0, "2.2": 1}
+
+    play.collects(2)
+    play.passes(2, "b")
+    play.leaves(2)
+
+    assert play.slots["3.2"] == 1
+
+
 def test_all_attempts_of_a_shard_have_its_slot() -> None:
     play = Play("a", "b c", policy=policy(jobs=2, steal=False))
     play.start()
@@ -1175,6 +1191,54 @@ def test_a_shard_that_waits_for_others_is_given_more_time() -> None:
 def test_a_shard_that_does_not_begin_what_it_was_sent_times_out() -> None:
     play = begun("a b", policy=policy(shard_timeout=60.0))
 
+    assert play.at(60.0) == ["stacks 1.1"]
+
+
+def test_a_shard_that_stops_between_two_tests_times_out_and_nobody_is_blamed() -> None:
+    play = begun("a b c", policy=policy(test_timeout=20.0))
+    assert play.passes(1, "a") == ["a passed", "run 1.1: c, the last"]
+    play.now = 7.0
+    assert play.passes(1, "b") == ["b passed"]
+
+    assert play.run.next_time() == 7.0 + 25.0
+    assert play.at(31.9) == []
+    assert play.at(32.0) == ["stacks 1.1"]
+    # It was only slow, but its successor will run this test.
+    assert play.starts(1, "c") == []
+    assert play.reports(1, "c", "setup") == []
+    reason = "did not go on for 25 s (--shard-test-timeout)"
+    assert play.exits(1, KILLED) == [
+        f"problem 1: shard 1 {reason} between two tests",
+        f"ended 1.1: {reason}",
+        "launch 1.2",
+    ]
+
+
+def test_a_shard_that_must_wait_for_its_next_test_has_all_the_time() -> None:
+    play = begun("a", "b", policy=policy(test_timeout=20.0))
+    play.passes(1, "a")
+    play.starts(2, "b")
+
+    assert play.run.next_time() == 10.0
+    play.at(19.9)
+    play.finishes(2, "b")
+    play.leaves(1)
+    assert play.leaves(2) == ["ended 2.1: completed"]
+
+
+def test_the_limit_of_a_mark_holds_for_the_way_to_its_test_too() -> None:
+    play = begun("a b c d", limits={"b": [3.0, None]})
+    play.passes(1, "a")
+
+    assert play.run.next_time() == 8.0
+    assert play.at(8.0) == ["stacks 1.1"]
+
+
+def test_a_shard_that_stops_after_its_last_test_times_out() -> None:
+    play = begun("a", policy=policy(test_timeout=20.0))
+    assert play.passes(1, "a") == ["a passed", "finish 1.1"]
+
+    assert play.at(59.0) == []
     assert play.at(60.0) == ["stacks 1.1"]
 
 
@@ -2094,6 +2158,8 @@ class Worker:
         self._commands: deque[list[Any]] = deque()
         self._hand: deque[int] = deque()
         self._more = True
+        self._is_running = False
+        self.is_in_a_test = False
         self._is_finishing = False
         self._session = self._collect_and_run()
 
@@ -2143,7 +2209,26 @@ class Worker:
         yield events.Finishing()
         yield events.Goodbye(0, {})
 
+    @property
+    def owes_something(self) -> bool:
+        """It could run a test, or end its session, without being told anything more."""
+        if not self._is_running:
+            return False
+        hand, more, is_finishing = len(self._hand), self._more, self._is_finishing
+        for command in self._commands:
+            match command:
+                case ["run", places, more]:
+                    hand += len(places)
+                case ["finish"] | ["stop"]:
+                    is_finishing = True
+        return is_finishing or hand > int(more)
+
     def _run(self) -> Iterator[events.Event | None]:
+        self._is_running = True
+        yield from self._run_all()
+        self._is_running = False
+
+    def _run_all(self) -> Iterator[events.Event | None]:
         while True:
             while self._commands or self._must_wait():
                 if not self._commands:
@@ -2157,6 +2242,7 @@ class Worker:
             if not self._hand:
                 return
             place = self._hand.popleft()
+            self.is_in_a_test = True
             yield events.Started(place)
             nodeid = self.nodeids[place]
             if nodeid not in self._world.silent:
@@ -2165,6 +2251,7 @@ class Worker:
                 for when in ("setup", "call", "teardown"):
                     outcome = "failed" if fails and when == "call" else "passed"
                     yield events.Reported(place, when, outcome, xfail=False, data={})
+            self.is_in_a_test = False
             yield events.Finished(place, 0.01)
 
     def _must_wait(self) -> bool:
@@ -2283,6 +2370,8 @@ class AnyHistory(RuleBasedStateMachine):
         self.was_doomed = False
         self.was_halted = False
         self.has_left_in_order = False
+        #: Tests are tried again: what could not be run before is no part of that.
+        self.is_another_round = False
         self.next_launch_fails = False
         self.next_is_deaf = False
         #: Nothing has happened that should not.
@@ -2342,6 +2431,16 @@ class AnyHistory(RuleBasedStateMachine):
     def hang(self, data: st.DataObject) -> None:
         worker = self.some_worker(data)
         worker.is_hung = True
+
+    @precondition(lambda self: self.workers)
+    @rule(data=st.data(), steps=st.integers(1, 20))
+    def hang_between_two_tests(self, data: st.DataObject, steps: int) -> None:
+        worker = self.some_worker(data)
+        for _ in range(steps):
+            self.advance(worker)
+            if worker.owes_something and not worker.is_in_a_test:
+                worker.is_hung = True
+                break
 
     @precondition(lambda self: self.workers)
     @rule(data=st.data())
@@ -2424,7 +2523,7 @@ class AnyHistory(RuleBasedStateMachine):
         if worker.exit is None or worker.attempt not in self.workers:
             return False
         del self.workers[worker.attempt]
-        if worker.was_told_to_finish and worker.exit == ENDED:
+        if worker.was_told_to_finish and worker.exit == ENDED and not self.is_another_round:
             self.has_left_in_order = True
         self.perform(self.run.exited(worker.attempt, worker.exit, "", self.now))
         return True
@@ -2450,6 +2549,8 @@ class AnyHistory(RuleBasedStateMachine):
         most = self.shards * (files + 1) + tests + 2 * retries * tests * (1 + self.shards)
         assert self.launches <= most, "attempts without end"
         self.was_doomed = self.was_doomed or bool(launch.doomed)
+        if self.tried and not self.workers:
+            self.is_another_round = True
         if self.next_launch_fails:
             self.next_launch_fails = False
             self.is_harmless = False
@@ -2541,6 +2642,8 @@ class AnyHistory(RuleBasedStateMachine):
             return
         hung = [worker for worker in self.workers.values() if worker.is_hung]
         assert hung, "all wait for each other"
+        if self.policy.test_timeout is not None:
+            assert not [worker.attempt for worker in hung if worker.owes_something]
         for worker in hung:
             worker.die(KILLED)
 

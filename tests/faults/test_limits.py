@@ -146,6 +146,32 @@ def test_shards_that_die_between_collection_and_tests_name_what_they_did_not_run
     assert "exit code 5" in finished.case("test_more.py::test_one").text
 
 
+def test_a_shard_that_is_stopped_between_two_tests_is_replaced(tmp_path: Path) -> None:
+    files = {
+        "conftest.py": """
+            import os, signal
+
+            class Tests(list):
+                def __getitem__(self, index):
+                    # The worker looks at the third one before it begins the second.
+                    if index == 2 and os.environ["SHARDRUN_ATTEMPT"] == "1":
+                        os.kill(os.getpid(), signal.SIGSTOP)
+                    return super().__getitem__(index)
+
+            def pytest_collection_finish(session):
+                if hasattr(session.config, "workerinput"):
+                    session.items = Tests(session.items)
+        """,
+        "test_healthy.py": HEALTHY,
+    }
+
+    limits = ("--shard-test-timeout=1", "--shard-grace=1")
+    finished = run(tmp_path, files, *ONE_SHARD, *limits, within=SOON)
+
+    check_books(finished, code=1, kinds=HEALTHY_KINDS)
+    assert finished.has_line_with("shard 1", "did not go on for 6 s", "between two tests")
+
+
 def test_an_attempt_without_progress_ends_the_effort(tmp_path: Path) -> None:
     """The first attempt leaves something behind with which no further one can start."""
     files = {
