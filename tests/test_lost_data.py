@@ -69,6 +69,27 @@ def test_a_hook_that_raises_in_a_worker_while_tests_run(
     assert accounted(run) == 6, run.show()
 
 
+@pytest.mark.parametrize("start", ["auto", "spawn"])
+@pytest.mark.parametrize("place", [".", "deeper"])
+def test_a_conftest_that_raises_in_workers_only_while_none_may_be_replaced(
+    pytester: pytest.Pytester, place: str, start: str
+) -> None:
+    deeper = pytester.mkpydir("deeper")
+    (pytester.path / place / "conftest.py").write_text(
+        "import os\n"
+        "if 'PYTEST_XDIST_WORKER' in os.environ: raise RuntimeError('told by the conftest')\n",
+        encoding="utf-8",
+    )
+    (deeper / "test_deeper.py").write_text("def test_passes(): pass\n", encoding="utf-8")
+    pytester.makepyfile(**SIX)
+
+    run = run_pytest(pytester.path, "--shards=2", "--shard-restarts=0", f"--shard-start={start}")
+
+    assert run.exitcode in (1, 2), run.show()
+    assert "RuntimeError: told by the conftest" in run.stdout, run.show()
+    assert "passed" not in run.counts
+
+
 def test_reports_that_a_hook_refuses_to_send(pytester: pytest.Pytester) -> None:
     pytester.makeconftest(
         """
@@ -458,6 +479,78 @@ def test_who_relies_on_what_a_report_could_not_carry_turns_the_run_red(
     said = run.stdout + run.stderr
     assert "LostValueError: report.connection of type conftest.Connection could not be sent" in said
     assert in_junit(run) == 6
+
+
+SUBTESTS = """
+    import enum
+    import threading
+    import unittest
+
+    class Level(enum.Enum):
+        HIGH = 3
+
+    class TestUnittest(unittest.TestCase):
+        def test_subtests(self):
+            for value in (Level.HIGH, threading.Lock, self, {"deep": Level}):
+                with self.subTest(value=value):
+                    self.assertIs(value, Level.HIGH)
+
+        def test_passes(self): pass
+"""
+
+
+def test_subtests_with_any_object_in_their_names(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(test_subtests=SUBTESTS, test_one=PASSES)
+
+    plain = run_pytest(pytester.path)
+    run = run_pytest(pytester.path, "--shards=2")
+
+    assert (run.exitcode, run.counts) == (plain.exitcode, plain.counts), run.show()
+    assert accounted(run) == in_junit(run) == 5
+    named = r"^(?:SUB)?FAILED.*test_subtests.*$"
+    assert set(re.findall(named, run.stdout, re.MULTILINE)) == set(
+        re.findall(named, plain.stdout, re.MULTILINE)
+    )
+
+
+def test_log_records_with_any_object_in_them_cost_nothing(pytester: pytest.Pytester) -> None:
+    pytester.makeconftest(
+        """
+        import logging
+        import pytest
+
+        RECORDS = []
+
+        class Handler(logging.Handler):
+            def emit(self, record): RECORDS.append(record)
+
+        logging.getLogger().addHandler(Handler())
+
+        @pytest.hookimpl(wrapper=True)
+        def pytest_runtest_makereport(item):
+            report = yield
+            # As pytest-json-report keeps them, for a file in which all else is a text.
+            report._json_report_extra = {report.when: {"log": [vars(each) for each in RECORDS]}}
+            RECORDS.clear()
+            return report
+        """
+    )
+    pytester.makepyfile(
+        test_logs="""
+        import logging
+
+        class Request: pass
+
+        def test_logs(monkeypatch):
+            logging.getLogger().warning("not found", extra={"request": Request()})
+        """,
+        test_one=PASSES,
+    )
+
+    run = run_pytest(pytester.path, "--shards=2")
+
+    assert run.exitcode == 0, run.show()
+    assert run.counts == {"passed": 4}, run.show()
 
 
 def test_a_warning_of_a_class_that_only_a_shard_knows(pytester: pytest.Pytester) -> None:
