@@ -575,6 +575,30 @@ def test_a_warning_of_a_class_that_only_a_shard_knows(pytester: pytest.Pytester)
     assert "OwnWarning: own 7: careful" in run.stdout
 
 
+@pytest.mark.parametrize("variables", [{}, {"PYTHONTRACEMALLOC": "5"}], ids=["untraced", "traced"])
+def test_a_warning_about_an_object(pytester: pytest.Pytester, variables: dict[str, str]) -> None:
+    pytester.makepyfile(
+        test_warns="""
+        import warnings
+
+        def make(): return object()
+
+        def test_warns(): warnings.warn("left open", ResourceWarning, source=make())
+        """
+    )
+
+    plain = run_pytest(pytester.path, "-Walways", env=variables)
+    run = run_pytest(pytester.path, "-Walways", "--shards=2", env=variables)
+
+    def told(of: Run) -> str:
+        found = re.search(r"^=+ warnings summary =+\n.*?(?=^-- Docs)", of.stdout, re.M | re.S)
+        assert found is not None, of.show()
+        return found[0]
+
+    assert told(run) == told(plain)
+    assert "def make(): return object()" in told(run) or "Enable tracemalloc" in told(run)
+
+
 def test_a_class_of_reports_that_nobody_can_send(pytester: pytest.Pytester) -> None:
     pytester.makeconftest(
         """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import linecache
 import os
 import sys
 import time
@@ -14,6 +15,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+
+# No public name says where the object of a warning was allocated, which only this process knows.
+from _pytest.warnings import warning_record_to_str
 
 from . import brief, capturing, fixture, limits, needs, options, stand_ins, terminal, wire, xdist
 from .children import Children
@@ -568,5 +572,15 @@ def _describe_warning(recorded: warnings.WarningMessage) -> dict[str, Any]:
         "category": category.__qualname__,
         "filename": str(recorded.filename),
         "lineno": recorded.lineno,
-        "line": recorded.line,
+        "line": recorded.line if recorded.source is None else _line_with_source(recorded),
     }
+
+
+def _line_with_source(recorded: warnings.WarningMessage) -> str:
+    """The line of the code, with what pytest says of the object that the warning is about."""
+    message = str(recorded.message), recorded.category, recorded.filename, recorded.lineno
+    line = recorded.line
+    if line is None:
+        line = linecache.getline(recorded.filename, recorded.lineno)
+    told = warning_record_to_str(recorded).removeprefix(warnings.formatwarning(*message, line))
+    return f"{line.strip()}\n{told}"
