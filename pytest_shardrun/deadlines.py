@@ -14,7 +14,7 @@ PATIENCE: Final = 5.0
 BETWEEN_TESTS: Final = 5.0
 #: The least that a share of the planned time amounts to, in seconds.
 LEAST_SHARE: Final = 60.0
-#: The least that a process may take to begin the end of its session, in seconds.
+#: The least that a process may take for its session without tests, in seconds.
 LEAST_FAREWELL: Final = 60.0
 
 
@@ -57,7 +57,7 @@ def beginning_limit(item: Item, policy: Policy) -> Limit | None:
 
 
 def farewell_limit(policy: Policy) -> Limit | None:
-    """How long a process that runs no more tests may take to begin to end its session."""
+    """How long a process may take to leave its tests behind, and then to end its session."""
     if policy.test_timeout is None:
         return None
     return Limit(max(LEAST_FAREWELL, policy.test_timeout), "--shard-test-timeout")

@@ -465,12 +465,13 @@ class Run:
             case events.Finishing():
                 life.phase = Phase.FINISHING
                 life.begins = None
+                life.expect(farewell_limit(self._policy), now)
             case events.Goodbye(status, workeroutput):
                 life.phase = Phase.LEAVING
                 life.said_goodbye = True
                 life.goodbye_status = status
                 shard.workeroutput = workeroutput
-                life.deadline = None
+                life.deadline = life.begins = None
                 if life.escalation is None:
                     life.escalate(after_goodbye(now, self._policy.grace, life.start_seconds))
 

@@ -1242,6 +1242,21 @@ def test_a_shard_that_stops_after_its_last_test_times_out() -> None:
     assert play.at(60.0) == ["stacks 1.1"]
 
 
+def test_the_end_of_a_session_takes_a_minute_where_tests_have_a_limit() -> None:
+    play = begun("a", policy=policy(test_timeout=20.0))
+    play.passes(1, "a")
+    play.now = 9.0
+    play.tells(1, events.Finishing())
+
+    assert play.at(68.0) == []
+    assert play.at(69.0) == ["stacks 1.1"]
+    reason = "did not go on for 60 s (--shard-test-timeout)"
+    assert play.exits(1, KILLED) == [
+        f"problem 1: shard 1 {reason} after its last test, while the session finished",
+        f"ended 1.1: {reason}",
+    ]
+
+
 def test_a_shard_that_does_not_leave_when_it_was_dismissed_times_out() -> None:
     play = begun("a", policy=policy(shard_timeout=60.0))
     assert play.passes(1, "a") == ["a passed", "finish 1.1"]
@@ -2225,10 +2240,6 @@ class Worker:
 
     def _run(self) -> Iterator[events.Event | None]:
         self._is_running = True
-        yield from self._run_all()
-        self._is_running = False
-
-    def _run_all(self) -> Iterator[events.Event | None]:
         while True:
             while self._commands or self._must_wait():
                 if not self._commands:
