@@ -198,13 +198,13 @@ class Life:
                 return Ending(EndingKind.COMPLETED, "completed")
             if self.escalation is not None and self._stepped():
                 return self.escalation.ending
-            return Ending(EndingKind.CRASHED, f"{_crashed(exit)} while the interpreter ended")
+            return _died(exit, " while the interpreter ended")
         if self.escalation is not None and self._stepped():
             return self.escalation.ending
         if self.trouble:
             what = "KeyboardInterrupt" if self.interrupted else "internal error"
             return Ending(EndingKind.CRASHED, f"crashed with {what}")
-        return Ending(EndingKind.CRASHED, _crashed(exit))
+        return _died(exit)
 
     def _stepped(self) -> bool:
         assert self.escalation is not None
@@ -229,8 +229,11 @@ def origin(life: Life, process: LeftProcess) -> int | None:
     )
 
 
-def _crashed(exit: Exit) -> str:
-    return f"crashed: {exit}" if exit.remark else f"crashed with {exit}"
+def _died(exit: Exit, when: str = "") -> Ending:
+    if exit.is_lost:
+        return Ending(EndingKind.LOST, f"lost: {exit}{when}")
+    how = f"crashed: {exit}" if exit.remark else f"crashed with {exit}"
+    return Ending(EndingKind.CRASHED, f"{how}{when}")
 
 
 def where(life: Life) -> str:

@@ -152,6 +152,8 @@ class Exit:
     left: tuple[LeftProcess, ...] = ()
     #: What became of it where nobody knows a code or a signal: "its container was removed".
     remark: str = ""
+    #: Something outside has ended it, or cut it off: its machine, its container, the way to it.
+    is_lost: bool = False
 
     def __str__(self) -> str:
         if self.remark:
@@ -179,6 +181,7 @@ class EndingKind(enum.Enum):
     STOPPED = "stopped"
     TIMED_OUT = "timed out"
     OUT_OF_MEMORY = "out of memory"
+    LOST = "lost"
     CRASHED = "crashed"
     NOT_LAUNCHED = "not launched"
 

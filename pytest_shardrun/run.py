@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Final, TypeAlias
 
 from . import events, notices
@@ -41,6 +42,7 @@ from .model import (
     Status,
 )
 from .shards import RunningTest, Shard
+from .suspects import Suspects
 from .tries import Tries, concluded, plan_of, plan_of_rest
 
 #: Nobody has measured how many attempts the machine has memory for.
@@ -98,6 +100,7 @@ class Run:
         #: An attempt has stopped to take a place, and still lives.
         self._has_freed_place = False
         self._tries = Tries(policy.retries)
+        self._suspects = Suspects()
         #: When those that failed are tried again, if nothing else is left to do.
         self._round_due: float | None = None
         self._is_retrying = False
@@ -305,13 +308,15 @@ class Run:
         }
         for position in self.ledger.open_positions():
             absence = self._absences.explain(position, self._stop, given_up)
-            self.ledger.close(position, Entry(Status.NOT_RUN, absence.shard, absence.reason))
+            loss = self._suspects.loss_of(position)
+            reason = f"{loss}, and not tried again: {absence.reason}" if loss else absence.reason
+            self.ledger.close(position, Entry(Status.NOT_RUN, absence.shard, reason))
             told.append(
                 notices.TestNotRun(
                     position,
                     self.items[position],
                     absence.shard,
-                    absence.reason,
+                    reason,
                     absence.asked,
                     absence.phase,
                 )
@@ -818,7 +823,9 @@ class Run:
         shard.life = None
         blamed = self._blame(shard, life, ending, output, now)
         doomed = blamed is None and self._doom(shard, life, ending, output)
-        quiet = ending.kind in (EndingKind.COMPLETED, EndingKind.STOPPED)
+        progress = blamed is not None or life.finished > 0
+        is_forgiven = self._suspects.forgive(shard.number, life, ending, progress=progress)
+        quiet = is_forgiven or ending.kind in (EndingKind.COMPLETED, EndingKind.STOPPED)
         if blamed is None and not doomed and not quiet and self._stop is None:
             self._tell_problem(life, ending, output)
         self._tell(
@@ -831,8 +838,7 @@ class Run:
             if doomed:
                 self._launch_again(shard, now)
             else:
-                progress = blamed is not None or life.finished > 0
-                self._go_on(shard, life, ending, progress=progress, now=now)
+                self._go_on(shard, life, ending, progress=progress or is_forgiven, now=now)
         self._launch_waiting(now)
         self._pump_all(now)
         if self._has_freed_place:
@@ -894,6 +900,17 @@ class Run:
         if ending.kind is EndingKind.STOPPED:
             self._absences.stop(position, life.phase_of_test)
             return None
+        if self._suspects.excuses(position, ending):
+            nodeid = self.items[position].nodeid
+            self._tell(
+                notices.Remark(
+                    f"{nodeid} ran when {life.attempt} was {ending.reason}; it is tried again"
+                )
+            )
+            life.running = shard.test = None
+            return None
+        if ending.kind is EndingKind.LOST:
+            ending = replace(ending, reason=f"{ending.reason}, for the second time while it ran")
         number = self._tries.count(position) + 1
         done = shard.blamed(life, self.items[position], ending, output, now, number)
         self._settle(done, now)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from . import events
 from .catalogue import Collection
@@ -14,6 +14,9 @@ from .ledger import status_of
 from .lifecycle import Life, Phase
 from .model import Attempt, Ending, EndingKind, Item, Status
 from .notices import Blame, TestDone
+
+#: Ways to end that say nothing about what was being imported.
+_NOBODYS_FAULT: Final = (EndingKind.STOPPED, EndingKind.COMPLETED, EndingKind.LOST)
 
 
 @dataclass(slots=True)
@@ -134,6 +137,6 @@ class Shard:
     def killer(self, life: Life, ending: Ending) -> str | None:
         """The collector that ended the attempt, if its process was to import it."""
         collecting = life.collecting if life.phase is Phase.COLLECTING else None
-        if collecting in self.doomed or ending.kind in (EndingKind.STOPPED, EndingKind.COMPLETED):
+        if collecting in self.doomed or ending.kind in _NOBODYS_FAULT:
             return None
         return collecting

@@ -48,6 +48,7 @@ ROWS: Final[dict[int, tuple[str, ...]]] = {
         "queues",
         "run",
         "shards",
+        "suspects",
         "takeover",
         "tries",
     ),
@@ -95,6 +96,7 @@ PURE: Final = (
     "reading",
     "run",
     "shards",
+    "suspects",
     "takeover",
     "tries",
 )

@@ -44,6 +44,7 @@ from pytest_shardrun.worker import wire
 ENDED: Final = Exit(code=0)
 SEGFAULT: Final = Exit(signal=int(signal.SIGSEGV))
 KILLED: Final = Exit(signal=int(signal.SIGKILL))
+REMOVED: Final = Exit(remark="its container was removed", is_lost=True)
 
 FIRST_FAILURE: Final = Stop("stopping after 1 failures", asked=True, escalate=after_stop)
 CTRL_C: Final = Stop("interrupted by SIGINT", asked=True, escalate=after_interrupt)
@@ -1372,6 +1373,139 @@ def test_an_interpreter_that_took_long_to_start_may_take_as_long_to_end() -> Non
     assert play.exits(1, KILLED)[-1] == "ended 1.1: did not exit in 40 s"
 
 
+# Attempts that were lost from outside
+
+
+LOST: Final = "lost: its container was removed"
+
+
+def test_who_ran_when_an_attempt_was_lost_is_tried_once_more_in_the_next() -> None:
+    play = begun("a b c")
+    play.passes(1, "a")
+    play.starts(1, "b")
+    play.reports(1, "b", "setup")
+
+    assert play.exits(1, REMOVED) == [
+        f"remark: b ran when shard 1 was {LOST}; it is tried again",
+        f"ended 1.1: {LOST}",
+        "launch 1.2",
+    ]
+    assert play.collects(1) == ["run 1.2: b c, the last"]
+    play.runs_its_hand(1)
+    assert play.run.is_over
+    assert play.closes() == []
+    assert play.statuses() == dict.fromkeys("abc", "passed")
+
+
+def test_who_runs_when_an_attempt_is_lost_for_the_second_time_is_blamed() -> None:
+    play = begun("a b")
+    play.starts(1, "a")
+    play.exits(1, REMOVED)
+    play.collects(1)
+    play.starts(1, "a")
+    play.reports(1, "a", "setup")
+
+    assert play.exits(1, REMOVED) == [
+        f"a failed: {LOST}, for the second time while it ran (call)",
+        f"ended 1.2: {LOST}",
+        "launch 1.3",
+    ]
+    play.collects(1)
+    play.runs_its_hand(1)
+    assert play.statuses() == {"a": "failed", "b": "passed"}
+
+
+def test_who_was_suspected_once_and_crashes_the_next_time_is_blamed_for_the_crash() -> None:
+    play = begun("a")
+    play.starts(1, "a")
+    play.exits(1, REMOVED)
+    play.collects(1)
+    play.starts(1, "a")
+
+    assert play.exits(1, SEGFAULT)[0] == "a error: crashed with SIGSEGV (setup)"
+
+
+def test_all_that_ran_when_everything_was_lost_at_once_are_tried_again() -> None:
+    play = begun("a b", "c d")
+    play.starts(1, "a")
+    play.starts(2, "c")
+
+    assert play.exits(1, REMOVED)[-1] == "launch 1.2"
+    assert play.exits(2, REMOVED)[-1] == "launch 2.2"
+    for shard in (1, 2):
+        play.collects(shard)
+    told = play.runs_its_hand(1) + play.runs_its_hand(2)
+    assert {f"{name} passed" for name in "abcd"} <= set(told)
+    assert not any(each.startswith("problem") for each in told)
+
+
+def test_a_suspect_that_cannot_be_tried_again_is_not_run_and_says_how_it_was_lost() -> None:
+    play = begun("a b")
+    play.starts(1, "a")
+    play.exits(1, REMOVED)
+
+    assert play.cannot_start(1, "no daemon answers")[-1] == "ended 1.2: no daemon answers"
+    reason = "shard 1 attempt 2 no daemon answers before pytest had started"
+    assert play.closes() == [
+        f"a not run: 1, {LOST}, and not tried again: {reason}",
+        f"b not run: 1, {reason}",
+    ]
+
+
+def test_a_suspect_of_a_shard_without_restarts_goes_to_another() -> None:
+    play = begun("a b", "c", policy=policy(restarts=0))
+    play.starts(1, "a")
+    play.exits(1, REMOVED)
+
+    play.runs_its_hand(2)
+
+    assert play.closes() == []
+    assert play.statuses() == dict.fromkeys("abc", "passed")
+
+
+def test_a_shard_is_lost_twice_before_it_has_done_anything_and_given_up() -> None:
+    play = Play("a")
+    play.start()
+    play.is_collecting(1, "test_it.py")
+
+    assert play.exits(1, REMOVED) == [f"ended 1.1: {LOST}", "launch 1.2"]
+    play.is_collecting(1, "test_it.py")
+    reason = f"shard 1 attempt 2 {LOST} while collecting test_it.py"
+    assert play.exits(1, REMOVED) == [f"problem 1: {reason}", f"ended 1.2: {LOST}"]
+    assert play.run.is_over
+
+
+def test_what_was_lost_in_the_end_of_its_session_is_a_problem_of_the_run() -> None:
+    play = begun("a")
+    play.passes(1, "a")
+    play.tells(1, events.Finishing())
+
+    assert play.exits(1, REMOVED) == [
+        f"problem 1: shard 1 {LOST} after its last test, while the session finished",
+        f"ended 1.1: {LOST}",
+    ]
+
+
+def test_a_limit_that_was_reached_counts_more_than_the_loss_that_followed() -> None:
+    play = begun("a", policy=policy(test_timeout=5.0))
+    play.starts(1, "a")
+    play.at(5.0)
+
+    assert play.exits(1, REMOVED)[0].startswith("a error: timed out after 5 s")
+
+
+def test_a_failed_test_whose_next_try_was_lost_is_tried_again() -> None:
+    play = begun("a", policy=policy(retries=Retries(1)))
+    play.passes(1, "a", "failed")
+    play.leaves(1)
+    play.collects(1)
+    play.starts(1, "a")
+    play.exits(1, REMOVED)
+    play.collects(1)
+
+    assert "a passed after 1, flaky" in play.passes(1, "a")
+
+
 def test_what_plugins_want_the_controller_to_have_comes_with_the_end() -> None:
     play = begun("a")
     play.passes(1, "a")
@@ -2432,7 +2566,7 @@ class AnyHistory(RuleBasedStateMachine):
     @precondition(lambda self: self.workers)
     @rule(
         data=st.data(),
-        exit=st.sampled_from([Exit(code=0), Exit(code=1), SEGFAULT, Exit(None, 9, True)]),
+        exit=st.sampled_from([Exit(code=0), Exit(code=1), SEGFAULT, Exit(None, 9, True), REMOVED]),
     )
     def die(self, data: st.DataObject, exit: Exit) -> None:
         self.some_worker(data).die(exit)
@@ -2558,6 +2692,8 @@ class AnyHistory(RuleBasedStateMachine):
         retries = self.policy.retries.count if self.policy.retries is not None else 0
         # Each try of a test may cost a process, and each round one for every shard.
         most = self.shards * (files + 1) + tests + 2 * retries * tests * (1 + self.shards)
+        # Who is lost once is excused, the test and the shard.
+        most = 2 * most + self.shards
         assert self.launches <= most, "attempts without end"
         self.was_doomed = self.was_doomed or bool(launch.doomed)
         if self.tried and not self.workers:

@@ -23,7 +23,7 @@ from . import (
 )
 from .base import LaunchError, LaunchOrder
 from .docker_client import Daemon, DaemonError, ignore_rules
-from .docker_container import Container, ContainerAttempt, Recipe
+from .docker_container import Container, ContainerAttempt, Outage, Recipe
 from .docker_home import Wanted
 from .docker_project import LIBRARY, Project, ProjectError
 from .interpreter import interpreter_flags
@@ -65,6 +65,7 @@ class DockerExecutor:
         self._say: Callable[[str], None] = _say_nothing
         self._tree: docker_volume.Tree | None = None
         self._gate = threading.Semaphore(_MAKERS)
+        self._outage = Outage(lambda text: self._say(text))
         self._containers: dict[int, Container] = {}
         self._all: list[Container] = []
         self._images: dict[ContainerSettings, docker_images.Ready] = {}
@@ -114,6 +115,7 @@ class DockerExecutor:
 
     def close(self) -> None:
         """End and remove every container that is left; idempotent."""
+        self._outage.hurry()
         containers, self._all = self._all, []
         for container in containers:
             container.close()
@@ -227,6 +229,7 @@ class DockerExecutor:
             image=ready.name,
             archives=(_library, copy.pieces) if is_copied else (_library,),
             gate=self._gate,
+            outage=self._outage,
             remark=self._remarks.add,
         )
 

@@ -28,6 +28,8 @@ Json: TypeAlias = dict[str, Any]
 CALL_SECONDS: Final = 30.0
 #: The same for calls that copy or unpack.
 LONG_CALL_SECONDS: Final = 600.0
+#: What a daemon says that listens already and is not ready.
+_NO_SUCH_PAGE: Final = ("404 page not found", "page not found")
 #: What a daemon that is out of reach raises, in any of the layers.
 _BROKEN: Final = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
 
@@ -42,6 +44,10 @@ class NotThere(DaemonError):
 
 class Conflict(DaemonError):
     """The name is taken, or the thing is in use."""
+
+
+class Unreachable(DaemonError):
+    """The daemon did not answer, or its answer was cut off."""
 
 
 class _Client(docker.APIClient):
@@ -238,12 +244,17 @@ class Daemon:
         try:
             yield
         except docker.errors.NotFound as error:
+            if _explanation(error) in _NO_SUCH_PAGE or not error.explanation:
+                raise Unreachable(
+                    f"could not {what}: what answers at {self.address} is no Docker daemon, or "
+                    "has not finished its start"
+                ) from error
             raise NotThere(f"could not {what}: {_explanation(error)}") from error
         except docker.errors.APIError as error:
             kind = Conflict if error.status_code == 409 else DaemonError
             raise kind(f"could not {what}: {_explanation(error)}") from error
         except (docker.errors.DockerException, *_BROKEN) as error:
-            raise DaemonError(self._unreachable(what, error)) from error
+            raise Unreachable(self._unreachable(what, error)) from error
 
     def _unreachable(self, what: str, error: BaseException) -> str:
         causes = list(_causes(error))

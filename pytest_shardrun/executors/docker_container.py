@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, final
 
 from ..model import Exit, LeftProcess
 from .base import LaunchError
-from .docker_client import Attachment, Daemon, DaemonError, NotThere
+from .docker_client import Attachment, Conflict, Daemon, DaemonError, NotThere, Unreachable
 from .docker_frames import BrokenFrames, Frame, FrameReader, write_frames
 from .docker_home import Homecoming, Wanted
 
@@ -23,6 +24,12 @@ SILENCE_SECONDS: Final = 60.0
 KILL_SECONDS: Final = 5.0
 #: How long a container may take to end after its stream has.
 END_SECONDS: Final = 10
+#: How long a daemon that does not answer is waited for: it may be restarted; seconds.
+RETURN_SECONDS: Final = 30.0
+#: The same when there is nothing left to run.
+HURRY_SECONDS: Final = 3.0
+#: How many names are tried for a container.
+_MOST_NAMES: Final = 5
 #: Chunks of a worker that may wait to be taken.
 _ROOM: Final = 32
 #: Python and pytest that a worker needs.
@@ -43,7 +50,43 @@ class Recipe:
     archives: tuple[Callable[[], Iterable[bytes]], ...]
     #: Held while the daemon makes a container: more at once take longer.
     gate: threading.Semaphore
+    outage: Outage
     remark: Callable[[str], None]
+
+
+class Outage:
+    """For how long the daemon has not answered anybody; shared by the containers of a run."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._lock = threading.Lock()
+        self._since: float | None = None
+        self._patience = RETURN_SECONDS
+
+    def hurry(self) -> None:
+        """The run is over: only removals wait."""
+        self._patience = min(self._patience, HURRY_SECONDS)
+
+    def is_over(self) -> None:
+        """The daemon has answered."""
+        with self._lock:
+            self._since = None
+
+    def may_end(self, wait: Callable[[float], object]) -> bool:
+        """Whether to ask once more, which is after a wait; the daemon has not answered."""
+        now = time.monotonic()
+        with self._lock:
+            is_first = self._since is None
+            self._since = since = now if self._since is None else self._since
+        if now - since >= self._patience:
+            return False
+        if is_first and self._patience == RETURN_SECONDS:
+            self._say(
+                "the Docker daemon does not answer: "
+                f"waiting {RETURN_SECONDS:g} s for it to come back"
+            )
+        wait(1.0)
+        return True
 
 
 class Container:
@@ -52,6 +95,9 @@ class Container:
     def __init__(self, daemon: Daemon, recipe: Recipe) -> None:
         self._daemon = daemon
         self._recipe = recipe
+        self._name = recipe.name
+        #: Under this name, as far as we know.
+        self._is_created = False
         self._outgoing: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._attachment: Attachment | None = None
@@ -69,7 +115,7 @@ class Container:
 
     @property
     def name(self) -> str:
-        return self._recipe.name
+        return self._name
 
     @property
     def is_usable(self) -> bool:
@@ -141,31 +187,72 @@ class Container:
             self.close()
 
     def _open(self) -> Attachment:
+        while True:
+            try:
+                attachment = self._create_and_start()
+            except Unreachable as error:
+                self._close_attachment()
+                if self._closing.is_set() or not self._recipe.outage.may_end(self._closing.wait):
+                    raise LaunchError(str(error)) from error
+            else:
+                self._recipe.outage.is_over()
+                return attachment
+
+    def _create_and_start(self) -> Attachment:
         recipe = self._recipe
         for position, options in enumerate(recipe.options):
             try:
                 with recipe.gate:
-                    if self._closing.is_set():
-                        raise LaunchError("the run ended")
-                    self._daemon.create(recipe.name, options)
+                    self._create(options)
                     if self._closing.is_set():
                         raise LaunchError("the run ended")
                     # Before the start: nothing that it says can be lost.
-                    attachment = self._daemon.attach(recipe.name)
+                    attachment = self._daemon.attach(self._name)
                     with self._lock:
                         self._attachment = attachment
-                    self._daemon.start(recipe.name)
+                    self._daemon.start(self._name)
                 return attachment
+            except Unreachable:
+                raise
             except DaemonError as error:
                 is_last = position == len(recipe.options) - 1
                 self._close_attachment()
                 if is_last or "executable file not found" not in str(error):
                     raise LaunchError(self._explain_start(str(error))) from error
                 try:
-                    self._daemon.remove(recipe.name)
+                    self._daemon.remove(self._name)
                 except DaemonError as trouble:
                     raise LaunchError(str(trouble)) from trouble
         raise LaunchError(f"no interpreter was named for {recipe.image}")
+
+    def _create(self, options: Mapping[str, Any]) -> None:
+        """Create it under the first name that nobody else has."""
+        for number in range(1, _MOST_NAMES + 1):
+            if self._closing.is_set():
+                raise LaunchError("the run ended")
+            try:
+                self._daemon.create(self._name, options)
+                self._is_created = True
+                return
+            except Unreachable:
+                # It may have happened all the same.
+                self._is_created = True
+                raise
+            except Conflict:
+                if number == _MOST_NAMES:
+                    raise
+            if self._is_ours(options):
+                # From a call that was not answered.
+                self._daemon.remove(self._name)
+            else:
+                self._name = f"{self._recipe.name}-{number}"
+
+    def _is_ours(self, options: Mapping[str, Any]) -> bool:
+        try:
+            labels = self._daemon.inspect(self._name)["Config"]["Labels"] or {}
+        except NotThere:
+            return False
+        return all(labels.get(name) == value for name, value in options["labels"].items())
 
     def _explain_start(self, text: str) -> str:
         if "executable file not found" in text:
@@ -179,7 +266,7 @@ class Container:
         return text
 
     def _read(self, attachment: Attachment, reader: FrameReader) -> LaunchError | Exit:
-        trouble = ""
+        trouble, is_lost = "", True
         try:
             while True:
                 data = attachment.receive(SILENCE_SECONDS)
@@ -192,12 +279,14 @@ class Container:
         except TimeoutError:
             trouble = f"has been silent for {SILENCE_SECONDS:g} s"
         except BrokenFrames as error:
-            trouble = str(error)
+            # A test may have written into the stream.
+            trouble, is_lost = str(error), False
         except OSError as error:
             trouble = f"the connection to it broke: {error}"
         if self._closing.is_set():
             return Exit(remark="its container was ended")
-        return self._explain_end(trouble, reader.complaints.decode("utf-8", "replace").strip())
+        end = self._explain_end(trouble, reader.complaints.decode("utf-8", "replace").strip())
+        return replace(end, is_lost=is_lost and not end.out_of_memory)
 
     def _take(self, frame: Frame) -> LaunchError | None:
         match frame.kind:
@@ -268,8 +357,8 @@ class Container:
         try:
             if not trouble:
                 # The stream may end before the daemon knows.
-                self._daemon.wait(self._recipe.name, END_SECONDS)
-            state = self._daemon.inspect(self._recipe.name)["State"]
+                self._daemon.wait(self._name, END_SECONDS)
+            state = self._daemon.inspect(self._name)["State"]
         except NotThere:
             state = {"Status": "removing"}
         except DaemonError as error:
@@ -322,25 +411,39 @@ class Container:
     # In the remover's thread
 
     def _remove(self) -> None:
-        name = self._recipe.name
         try:
             # What is created after the removal would be left; every call has a timeout.
             self._opened.wait()
             # The agent that was told to quit ends faster than the daemon kills.
             self._thread.join(1.0)
             self._close_attachment()
-            for attempt in range(3):
-                try:
-                    # By name: a creation that timed out may have happened all the same.
-                    self._daemon.remove(name)
-                    return
-                except DaemonError as error:
-                    if attempt == 2:
-                        self._recipe.remark(
-                            f"the container {name} is left, the next run will remove it: {error}"
-                        )
+            if self._is_created:
+                self._remove_in_the_end()
         finally:
             self._gone.set()
+
+    def _remove_in_the_end(self) -> None:
+        left = 3
+        while True:
+            try:
+                # By name: a creation that timed out may have happened all the same.
+                self._daemon.remove(self._name)
+            except Unreachable as error:
+                if self._recipe.outage.may_end(time.sleep):
+                    continue
+                trouble: DaemonError = error
+            except DaemonError as error:
+                left -= 1
+                if left:
+                    continue
+                trouble = error
+            else:
+                self._recipe.outage.is_over()
+                return
+            self._recipe.remark(
+                f"the container {self._name} is left, the next run will remove it: {trouble}"
+            )
+            return
 
     def _close_attachment(self) -> None:
         with self._lock:

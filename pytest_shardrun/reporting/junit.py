@@ -47,6 +47,7 @@ _VERDICTS: Final[Mapping[Status, _Verdict]] = {
 #: Element and type for a report that tells how an attempt ended, not what a test said.
 _ENDINGS: Final[Mapping[str, tuple[str, str]]] = {
     EndingKind.TIMED_OUT.value: ("failure", "timeout"),
+    EndingKind.LOST.value: ("error", "lost"),
     EndingKind.CRASHED.value: ("error", "crash"),
     EndingKind.OUT_OF_MEMORY.value: ("error", "crash"),
 }

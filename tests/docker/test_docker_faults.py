@@ -164,32 +164,52 @@ def begun(daemon: Daemon, pid: int, count: int = 1) -> list[str]:
     return found
 
 
-def test_a_container_that_somebody_removes_is_replaced(
+REMOVED = """
+    import os, time
+
+    def test_before(): pass
+
+    def test_waits():
+        attempt = int(os.environ["SHARDRUN_ATTEMPT"])
+        if attempt <= {attempts}:
+            print("waiting in", attempt, flush=True)
+            time.sleep(600)
+
+    def test_after(): pass
+"""
+
+
+def test_a_container_that_somebody_removes_is_replaced_and_its_test_tried_again(
     tmp_path: Path, docker_image: str, docker_daemon: Daemon
 ) -> None:
-    write_suite(
-        tmp_path,
-        {
-            "test_it.py": """
-                import os, time
-
-                def test_before(): pass
-
-                def test_waits():
-                    # Only in the first container.
-                    if os.environ["SHARDRUN_ATTEMPT"] == "1":
-                        print("waiting", flush=True)
-                        time.sleep(600)
-
-                def test_after(): pass
-            """
-        },
-    )
+    write_suite(tmp_path, {"test_it.py": REMOVED.format(attempts=1)})
 
     with started(tmp_path, *options(docker_image, "-s", shards=1)) as run:
         [name] = begun(docker_daemon, run.popen.pid)
-        run.wait_for_output("waiting")
+        run.wait_for_output("waiting in 1")
         docker_daemon.remove(name)
+        finished = run.finish(within=60)
+
+    names = ("test_before", "test_waits", "test_after")
+    check_books(
+        finished, code=0, kinds=dict.fromkeys((f"test_it.py::{n}" for n in names), "passed")
+    )
+    assert finished.has_line_with("[shard 1] lost: its container was removed by somebody else")
+    assert finished.has_line_with("test_it.py::test_waits ran when shard 1 was lost", "tried again")
+
+
+def test_a_test_whose_container_is_lost_again_is_blamed(
+    tmp_path: Path, docker_image: str, docker_daemon: Daemon
+) -> None:
+    write_suite(tmp_path, {"test_it.py": REMOVED.format(attempts=2)})
+
+    with started(tmp_path, *options(docker_image, "-s", shards=1)) as run:
+        for attempt in ("1", "2"):
+            run.wait_for_output(f"waiting in {attempt}")
+            [name] = [
+                each for each in begun(docker_daemon, run.popen.pid) if each.endswith(f"-{attempt}")
+            ]
+            docker_daemon.kill(name)
         finished = run.finish(within=60)
 
     check_books(
@@ -197,11 +217,11 @@ def test_a_container_that_somebody_removes_is_replaced(
         code=1,
         kinds={
             "test_it.py::test_before": "passed",
-            "test_it.py::test_waits": "crash",
+            "test_it.py::test_waits": "lost",
             "test_it.py::test_after": "passed",
         },
     )
-    assert "its container was removed by somebody else" in finished.stdout
+    assert "exit code 137, for the second time while it ran" in finished.stdout
 
 
 def test_ctrl_c_ends_containers_and_closes_the_books(

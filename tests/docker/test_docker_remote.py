@@ -68,7 +68,7 @@ def test_a_volume_can_be_far_away_and_a_mount_cannot(
         assert "--shard-code=bind needs a daemon on this machine, copy does not" in run.stdout
 
 
-def test_a_daemon_that_dies_costs_the_running_tests_and_nothing_else(
+def test_a_daemon_that_dies_leaves_tests_that_say_why_they_were_not_run(
     tmp_path: Path,
     docker_image: str,
     remote_daemon: RemoteDaemon,
@@ -81,7 +81,7 @@ def test_a_daemon_that_dies_costs_the_running_tests_and_nothing_else(
         run.wait_for_output("waiting")
         remote_daemon.signal(signal.SIGKILL)
         try:
-            finished = run.finish(within=120)
+            finished = run.finish(within=180)
         finally:
             remote_daemon.stop()
             remote_daemon.start()
@@ -89,9 +89,49 @@ def test_a_daemon_that_dies_costs_the_running_tests_and_nothing_else(
     check_books(
         finished,
         code=1,
-        kinds={"test_it.py::test_before": "passed", "test_it.py::test_waits": "crash"},
+        kinds={"test_it.py::test_before": "passed", "test_it.py::test_waits": "not-run"},
     )
-    assert "no Docker daemon answers" in finished.stdout or "could not" in finished.stdout
+    assert "the Docker daemon does not answer: waiting 30 s for it to come back" in finished.stdout
+    reason = finished.case("test_it.py::test_waits").text
+    assert "lost: " in reason
+    assert "and not tried again: shard 1 attempt 2 " in reason
+
+
+def test_a_daemon_that_dies_and_comes_back_costs_no_test(
+    tmp_path: Path,
+    docker_image: str,
+    remote_daemon: RemoteDaemon,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", remote_daemon.address)
+    write_suite(
+        tmp_path,
+        {
+            "test_it.py": """
+                import os, time
+
+                def test_before(): pass
+
+                def test_waits():
+                    if os.environ["SHARDRUN_ATTEMPT"] == "1":
+                        print("waiting", flush=True)
+                        time.sleep(600)
+            """
+        },
+    )
+
+    with started(tmp_path, *options(docker_image, "-s", shards=1)) as run:
+        run.wait_for_output("waiting")
+        remote_daemon.stop()
+        remote_daemon.start()
+        finished = run.finish(within=180)
+
+    check_books(
+        finished,
+        code=0,
+        kinds={"test_it.py::test_before": "passed", "test_it.py::test_waits": "passed"},
+    )
+    assert finished.has_line_with("test_it.py::test_waits ran when shard 1 was lost", "tried again")
 
 
 def test_a_daemon_that_freezes_cannot_stop_a_run_from_ending(

@@ -304,7 +304,7 @@ def _case_of(testcase: ElementTree.Element) -> Case:
         for element in testcase.findall(tag):
             given = element.get("type", "")
             return Case(
-                kind=given if given in ("crash", "timeout", "not-run") else kind,
+                kind=given if given in ("crash", "lost", "timeout", "not-run") else kind,
                 text=f"{element.get('message', '')}\n{element.text or ''}",
             )
     return Case(kind="passed", text="")
