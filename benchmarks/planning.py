@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import time
 from collections import deque
@@ -46,8 +47,12 @@ def _measure(size: int) -> Growth:
     started = time.process_time()
     plan = make_plan(items, durations, shards=SHARDS, splitter=split_by_duration, scope="auto")
     planned = time.process_time()
+    # As the controller does it.
+    gc.freeze()
     _run(plan, [durations.seconds[nodeid] for nodeid in nodeids])
-    return Growth(size, planned - started, time.process_time() - planned)
+    done = time.process_time()
+    gc.unfreeze()
+    return Growth(size, planned - started, done - planned)
 
 
 def _run(plan: Plan, seconds: Sequence[float]) -> None:
@@ -60,9 +65,9 @@ def _run(plan: Plan, seconds: Sequence[float]) -> None:
     for number in numbers:
         dispatcher.started(number)
         dispatcher.joined(number)
-    at_work = set(numbers)
+    at_work = numbers
     while at_work:
-        for number in sorted(at_work):
+        for number in at_work:
             batch = dispatcher.next_batch(number)
             hand = hands[number]
             if batch is not None:
@@ -72,5 +77,5 @@ def _run(plan: Plan, seconds: Sequence[float]) -> None:
                 dispatcher.finished(number, position, seconds[position])
                 ledger.close(position, Entry(Status.PASSED, number))
             elif dispatcher.may_finish(number):
-                at_work.discard(number)
+                at_work = [each for each in at_work if each != number]
     assert not ledger.open_positions()

@@ -143,9 +143,9 @@ class Dispatcher:
         The seconds are its own, without those of fixtures that it shares with others.
         """
         runner = self._shards[shard]
-        unit = runner.settled(position)
-        if unit is not None and unit.setup_seconds is None:
-            self._takeover.learn(unit, setup_seconds)
+        part = runner.settled(position)
+        if part is not None and part.unit.setup_seconds is None:
+            self._takeover.learn(part.unit, setup_seconds)
         if self.conflicts.is_active:
             self.conflicts.settled(shard, position)
             self._revision += 1
@@ -270,48 +270,46 @@ class Dispatcher:
         return self._shards[number]
 
     def _send(self, shard: Runner) -> tuple[int, ...]:
-        wanted = self._wanted(shard)
+        ahead = len(shard.in_flight)
         # Refilled when half empty: tiny tests travel in batches.
-        if len(shard.in_flight) > max(LEAST_AHEAD - 1, wanted // 2):
+        if ahead >= LEAST_AHEAD and ahead > self._wanted(shard) // 2:
             return ()
-        if self._serial_host is None and (positions := self._send_parallel(shard, wanted)):
+        if self._serial_host is None and (positions := self._send_parallel(shard)):
             return positions
         return self._send_serial(shard)
 
     def _wanted(self, shard: Runner) -> int:
         """How many tests should be in flight at a shard."""
-        if shard.mean_seconds is None or shard.mean_seconds * LEAST_AHEAD >= SECONDS_AHEAD:
+        mean = shard.mean_seconds
+        if mean is None or mean * LEAST_AHEAD >= SECONDS_AHEAD:
             return LEAST_AHEAD
-        wanted = math.ceil(SECONDS_AHEAD / max(shard.mean_seconds, SECONDS_AHEAD / MOST_AHEAD))
+        wanted = math.ceil(SECONDS_AHEAD / max(mean, SECONDS_AHEAD / MOST_AHEAD))
         # What is sent cannot be taken over, so the tail would get out of balance.
         share = self._unsent // (2 * self._survey().living)
         return max(LEAST_AHEAD, min(wanted, share))
 
-    def _send_parallel(self, shard: Runner, wanted: int) -> tuple[int, ...]:
+    def _send_parallel(self, shard: Runner) -> tuple[int, ...]:
         positions: list[int] = []
-        take = self._take_free if self.conflicts.is_active else self._take_next
-        while True:
+        is_contended = self.conflicts.is_active
+        wanted = self._wanted(shard)
+        while (ahead := len(shard.in_flight)) < wanted:
             # A slow test behind many quick ones should stay where others can take it over.
-            if self._measured and shard.expected_seconds >= SECONDS_AHEAD:
-                wanted = LEAST_AHEAD
-            if len(shard.in_flight) >= wanted:
+            if ahead >= LEAST_AHEAD and self._measured and shard.expected_seconds >= SECONDS_AHEAD:
                 break
-            sent = take(shard)
-            if sent is None:
+            if is_contended:
+                position = self._send_free(shard)
+                if position is None:
+                    break
+            elif shard.queue.parts or self._takeover.take(shard, self._revision):
+                position = shard.send()
+            else:
                 break
-            position, unit = sent
-            shard.sent(position, unit)
             positions.append(position)
         self._unsent -= len(positions)
         return tuple(positions)
 
-    def _take_next(self, shard: Runner) -> tuple[int, Unit] | None:
-        if not shard.queue.parts and not self._takeover.take(shard, self._revision):
-            return None
-        return shard.queue.send()
-
-    def _take_free(self, shard: Runner) -> tuple[int, Unit] | None:
-        """Take out the first test that is in conflict with none that is in flight elsewhere."""
+    def _send_free(self, shard: Runner) -> int | None:
+        """Send the first test that is in conflict with none that is in flight elsewhere."""
         found = self._find_free(shard)
         if found is None and self._takeover.take(shard, self._revision):
             found = self._find_free(shard)
@@ -320,9 +318,9 @@ class Dispatcher:
         place, inner = found
         if not self._may_send(shard, shard.queue.parts[place].unsent[inner]):
             return None
-        position, unit = shard.queue.send_from(place, inner)
+        position = shard.send_from(place, inner)
         self.conflicts.sent(shard.number, position)
-        return position, unit
+        return position
 
     def _find_free(self, shard: Runner) -> tuple[int, int] | None:
         conflicts, number = self.conflicts, shard.number
@@ -356,10 +354,9 @@ class Dispatcher:
 
     def _has_more(self, shard: Runner) -> bool:
         if self._serial_host is None:
-            if self.conflicts.is_active and shard.queue.parts:
+            own = bool(shard.queue.parts)
+            if own and self.conflicts.is_active:
                 own = self._find_free(shard) is not None
-            else:
-                own = bool(shard.queue.parts)
             return own or self._can_take_over(shard)
         if self._serial_host != shard.number:
             return False
@@ -483,5 +480,6 @@ class Dispatcher:
         return awaited > leaving
 
 
-def _unit_of(sent: tuple[int, Unit | None]) -> Unit | None:
-    return sent[1]
+def _unit_of(sent: tuple[int, Part | None]) -> Unit | None:
+    part = sent[1]
+    return None if part is None else part.unit

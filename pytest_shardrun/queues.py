@@ -37,6 +37,11 @@ class Part:
     start: int = 0
     #: A test of it was sent from this queue.
     begun: bool = False
+    #: What one of its tests is expected to take.
+    each_seconds: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.each_seconds = self.unit.each_seconds
 
     def __len__(self) -> int:
         return len(self.positions) - self.start
@@ -47,7 +52,7 @@ class Part:
 
     @property
     def seconds(self) -> float:
-        return self.unit.each_seconds * len(self)
+        return self.each_seconds * (len(self.positions) - self.start)
 
 
 @final
@@ -66,21 +71,20 @@ class Queue:
 
     def pop(self) -> Part:
         part = self.parts.pop()
-        self._shrink(part.unit, len(part))
+        self._shrink(part, len(part))
         return part
 
-    def send(self) -> tuple[int, Unit]:
-        """Take out the first test."""
+    def send(self) -> tuple[int, Part]:
+        """Take out the first test; it comes with the part that it belonged to."""
         part = self.parts[0]
         position = part.positions[part.start]
         part.start += 1
         part.begun = True
         if part.start == len(part.positions):
             self.parts.popleft()
-        unit = part.unit
         self.count -= 1
-        self.seconds = self.seconds - unit.each_seconds if self.count else 0.0
-        return position, unit
+        self.seconds = self.seconds - part.each_seconds if self.count else 0.0
+        return position, part
 
     def find(
         self, refuses: Callable[[Unit], bool], accepts: Callable[[int], bool]
@@ -98,7 +102,7 @@ class Queue:
                     return place, inner
         return None
 
-    def send_from(self, place: int, inner: int) -> tuple[int, Unit]:
+    def send_from(self, place: int, inner: int) -> tuple[int, Part]:
         """Take out a test that was found."""
         if place == inner == 0:
             return self.send()
@@ -108,8 +112,8 @@ class Queue:
         part.begun = True
         if not part:
             del self.parts[place]
-        self._shrink(part.unit, 1)
-        return unsent[inner], part.unit
+        self._shrink(part, 1)
+        return unsent[inner], part
 
     def put_back(self, unit: Unit, positions: tuple[int, ...]) -> None:
         """Return tests that were sent to the head, joined with the rest of their unit."""
@@ -121,9 +125,10 @@ class Queue:
                 rest = self.parts[place].unsent
                 del self.parts[place]
                 break
-        self.parts.appendleft(Part(unit, positions + rest, begun=True))
+        joined = Part(unit, positions + rest, begun=True)
+        self.parts.appendleft(joined)
         self.count += len(positions)
-        self.seconds += unit.each_seconds * len(positions)
+        self.seconds += joined.each_seconds * len(positions)
 
     def clear(self) -> tuple[Part, ...]:
         parts = tuple(self.parts)
@@ -135,10 +140,10 @@ class Queue:
     def positions(self) -> Iterator[int]:
         return itertools.chain.from_iterable(part.unsent for part in self.parts)
 
-    def _shrink(self, unit: Unit, count: int) -> None:
+    def _shrink(self, part: Part, count: int) -> None:
         self.count -= count
         # What rounding leaves over must not outlive the tests.
-        self.seconds = self.seconds - unit.each_seconds * count if self.count else 0.0
+        self.seconds = self.seconds - part.each_seconds * count if self.count else 0.0
 
 
 @final
@@ -149,8 +154,8 @@ class Runner:
     number: int
     state: State = State.WAITING
     queue: Queue = field(default_factory=Queue)
-    #: In the order of sending; None stands for a serial test's unit.
-    in_flight: dict[int, Unit | None] = field(default_factory=dict)
+    #: In the order of sending; None stands for a serial test's part.
+    in_flight: dict[int, Part | None] = field(default_factory=dict)
     #: What the tests in flight are expected to take, but for serial ones.
     expected_seconds: float = 0.0
     #: What its latest collection lacks; unknown and empty until it has joined once.
@@ -163,19 +168,29 @@ class Runner:
     #: The revision at which there was nothing to take over.
     dry_at: int = -1
 
-    def sent(self, position: int, unit: Unit) -> None:
-        self.in_flight[position] = unit
-        self.expected_seconds += unit.each_seconds
+    def send(self) -> int:
+        """Put the first test of the queue in flight."""
+        position, part = self.queue.send()
+        self.in_flight[position] = part
+        self.expected_seconds += part.each_seconds
+        return position
 
-    def settled(self, position: int) -> Unit | None:
-        """The unit of a test that is in flight no more; KeyError if it was not."""
-        unit = self.in_flight.pop(position)
+    def send_from(self, place: int, inner: int) -> int:
+        """Put a test in flight that was found in the queue."""
+        position, part = self.queue.send_from(place, inner)
+        self.in_flight[position] = part
+        self.expected_seconds += part.each_seconds
+        return position
+
+    def settled(self, position: int) -> Part | None:
+        """The part of a test that is in flight no more; KeyError if it was not."""
+        part = self.in_flight.pop(position)
         # What rounding leaves over must not outlive the tests.
         if not self.in_flight:
             self.expected_seconds = 0.0
-        elif unit is not None:
-            self.expected_seconds -= unit.each_seconds
-        return unit
+        elif part is not None:
+            self.expected_seconds -= part.each_seconds
+        return part
 
     @property
     def has_process(self) -> bool:

@@ -84,7 +84,7 @@ class TakeOver:
             part = queue.pop()
             alone = not queue.parts and not passed
             positions = self._offer(queue, part, most, thief, alone=alone)
-            gain = part.unit.each_seconds * len(positions)
+            gain = part.each_seconds * len(positions)
             if taken and seconds + gain > enough:
                 passed.append(part)
                 break
@@ -173,10 +173,10 @@ class TakeOver:
     def _pace_of(self, queue: Queue, part: Part, thief: Runner) -> float:
         """What a test of this part takes, in seconds."""
         if self._measured:
-            return part.unit.each_seconds
+            return part.each_seconds
         means = [shard.mean_seconds for shard in self._shards.values() if shard.queue is queue]
         mean = means[0] if means and means[0] is not None else thief.mean_seconds
-        return part.unit.each_seconds if mean is None else max(mean, LEAST_SECONDS)
+        return part.each_seconds if mean is None else max(mean, LEAST_SECONDS)
 
 
 def _spare(victim: Runner, thief: Runner) -> int:

@@ -136,7 +136,7 @@ def plan_of_rest(plan: Plan, left: frozenset[int]) -> Plan:
             positions = tuple(position for position in unit.positions if position in left)
             if positions:
                 seconds = unit.expected_seconds * len(positions) / len(unit.positions)
-                units.append(replace(unit, positions=positions, expected_seconds=seconds))
+                units.append(unit._replace(positions=positions, expected_seconds=seconds))
         shares.append(ShardPlan(planned.number, tuple(units)))
     unknown = [Unit((position,), UNKNOWN_SECONDS) for position in sorted(left - known)]
     shares[0] = replace(shares[0], units=(*unknown, *shares[0].units))

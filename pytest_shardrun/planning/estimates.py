@@ -65,8 +65,9 @@ class Durations:
     def estimate(self, nodeids: Sequence[str]) -> list[float]:
         """The seconds of each test: its own, else those of a usual test in its module or suite."""
         seconds = self.seconds
-        if all([nodeid in seconds for nodeid in nodeids]):
-            return [seconds[nodeid] for nodeid in nodeids]
+        known = [*map(seconds.get, nodeids)]
+        if None not in known:
+            return [each for each in known if each is not None]
         by_module: defaultdict[str, list[float]] = defaultdict(list)
         for nodeid, value in seconds.items():
             by_module[module_of(nodeid)].append(value)
@@ -77,8 +78,8 @@ class Durations:
             all_seconds += [rest.mean] * rest.count
         overall = median(all_seconds) if all_seconds else UNKNOWN_SECONDS
         return [
-            seconds[nodeid] if nodeid in seconds else usual.get(module_of(nodeid), overall)
-            for nodeid in nodeids
+            usual.get(module_of(nodeid), overall) if each is None else each
+            for nodeid, each in zip(nodeids, known, strict=True)
         ]
 
     def without(self, gone: Callable[[str], bool]) -> Durations:

@@ -20,6 +20,9 @@ TOLERANCE: Final = 1.02
 #: Shared fixtures that take less than this are not worth keeping their tests together.
 LEAST_SETUP: Final = 0.001
 
+#: No node id begins like this.
+_NO_MODULE: Final = "::"
+
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -27,15 +30,17 @@ class _Bundle:
     """Tests that are to stay together, and what their shared fixtures take."""
 
     positions: list[int]
+    #: What they take themselves.
+    seconds: float
     #: None where it is not known, 0 where nothing is shared.
     setup: float | None
 
-    def weight(self, seconds: Sequence[float]) -> float:
-        return _sum(self.positions, seconds) + (self.setup or 0.0)
+    @property
+    def weight(self) -> float:
+        return self.seconds + (self.setup or 0.0)
 
-    def unit(self, seconds: Sequence[float], *, divisible: bool) -> Unit:
-        total = _sum(self.positions, seconds)
-        return Unit(tuple(self.positions), total, divisible, setup_seconds=self.setup)
+    def unit(self, *, divisible: bool) -> Unit:
+        return Unit(tuple(self.positions), self.seconds, divisible, self.setup)
 
 
 def module_of(nodeid: str) -> str:
@@ -56,8 +61,7 @@ def class_of(nodeid: str) -> str:
 def scope_key(item: Item, scope: str) -> str:
     """A text that is equal for the tests that the scope keeps together, and for no others."""
     if item.group is not None:
-        # No node id begins like this.
-        return f"::{item.group}"
+        return f"{_NO_MODULE}{item.group}"
     match scope:
         case "auto" | "module":
             return module_of(item.nodeid)
@@ -100,24 +104,48 @@ def units_of(
     into parts, and the former only where that is not enough. `setups` are the seconds that shared
     fixtures take, by `setup_key`.
     """
-    bundles: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
-    for position in positions:
-        item = items[position]
-        shared = setup_key(item) if scope == "auto" and item.group is None else ""
-        bundles[shared, shared or scope_key(item, scope)].append(position)
+    alone: list[int] = []
+    if scope in ("test", "group"):
+        alone = [position for position in positions if items[position].group is None]
+        if len(alone) == len(positions):
+            positions = ()
+        else:
+            positions = [position for position in positions if items[position].group is not None]
     groups: list[_Bundle] = []
     others: list[_Bundle] = []
-    for (shared, _), members in bundles.items():
+    for (shared, _), members in _together(items, positions, scope).items():
         setup = setups.get(shared) if shared else 0.0
-        bundle = _Bundle(members, None if setup is None else setup * (setup >= LEAST_SETUP))
+        setup = setup if setup is None or setup >= LEAST_SETUP else 0.0
+        bundle = _Bundle(members, _sum(members, seconds), setup)
         (others if items[members[0]].group is None else groups).append(bundle)
     if scope == "auto":
         others = _cut_where_uneven(others, groups, items, seconds, shards)
-    divisible = scope in ("auto", "test", "group")
     return [
-        *(group.unit(seconds, divisible=False) for group in groups),
-        *(other.unit(seconds, divisible=divisible) for other in others),
+        *[group.unit(divisible=False) for group in groups],
+        *[other.unit(divisible=scope == "auto") for other in others],
+        *[Unit((position,), seconds[position]) for position in alone],
     ]
+
+
+def _together(
+    items: Sequence[Item], positions: Sequence[int], scope: str
+) -> Mapping[tuple[str, str], list[int]]:
+    """What the scope keeps together, by what shares fixtures with others and by its name."""
+    bundles: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
+    # In the order of node ids, most tests belong to the module of the one before.
+    head, latest = _NO_MODULE, [0]
+    for position in positions:
+        item = items[position]
+        is_plain = item.group is None and (not item.scope or scope != "auto")
+        if is_plain and item.nodeid.startswith(head):
+            latest.append(position)
+            continue
+        shared = setup_key(item) if item.group is None and not is_plain else ""
+        members = bundles[shared, shared or scope_key(item, scope)]
+        members.append(position)
+        if is_plain and scope in ("auto", "module"):
+            head, latest = f"{module_of(item.nodeid)}::", members
+    return bundles
 
 
 def spread(weights: Sequence[float], shards: int) -> list[list[int]]:
@@ -132,7 +160,8 @@ def spread(weights: Sequence[float], shards: int) -> list[list[int]]:
     shares: list[list[int]] = [[] for _ in range(min(shards, len(weights)))]
     # The number of weights decides between equal loads, so that weights of nothing are spread too.
     lightest = [(0.0, 0, number) for number in range(len(shares))]
-    for index in sorted(range(len(weights)), key=lambda index: -weights[index]):
+    # In reverse, equal weights keep their order as well.
+    for index in sorted(range(len(weights)), key=weights.__getitem__, reverse=True):
         load, size, number = lightest[0]
         shares[number].append(index)
         heapreplace(lightest, (load + weights[index], size + 1, number))
@@ -205,15 +234,15 @@ def _cut_where_uneven(
     shards: int,
 ) -> list[_Bundle]:
     """The bundles, cut as little as it takes to spread them evenly and to give each shard work."""
-    fixed = [group.weight(seconds) for group in groups]
+    fixed = [group.weight for group in groups]
     loose = [seconds[position] for bundle in bundles for position in bundle.positions]
-    whole = [bundle.weight(seconds) for bundle in bundles]
+    whole = [bundle.weight for bundle in bundles]
     bound = max(max([*fixed, *loose], default=0.0), fsum([*fixed, *whole]) / shards)
     needed = min(shards, len(fixed) + len(loose))
     last = None
     tried: list[tuple[float, list[_Bundle]]] = []
     for pieces in _ever_finer(bundles, items, seconds, bound):
-        weights = [*fixed, *(piece.weight(seconds) for piece in pieces)]
+        weights = [*fixed, *[piece.weight for piece in pieces]]
         if len(weights) < needed or len(weights) == last:
             continue
         last = len(weights)
@@ -247,8 +276,7 @@ def _cuts(
 
     # What fills a shard is well where it is; small runs of something else fill the gaps.
     def usefulness(piece: _Bundle) -> tuple[bool, float]:
-        weight = piece.weight(seconds)
-        return weight * TOLERANCE >= bound, -weight
+        return piece.weight * TOLERANCE >= bound, -piece.weight
 
     pieces = sorted(pieces, key=usefulness)
     cut = 1
@@ -257,7 +285,11 @@ def _cuts(
         fine = [run for piece in pieces[:cut] for run in _runs(piece, items, seconds, small)]
         yield fine + pieces[cut:]
         cut *= 4
-    yield [_Bundle([position], bundle.setup) for bundle in bundles for position in bundle.positions]
+    yield [
+        _Bundle([position], seconds[position], bundle.setup)
+        for bundle in bundles
+        for position in bundle.positions
+    ]
 
 
 def _runs(
@@ -267,7 +299,7 @@ def _runs(
 
     A single test may take longer; what the fixtures take is not looked at.
     """
-    if _sum(bundle.positions, seconds) <= size:
+    if bundle.seconds <= size:
         return [bundle]
     classes: defaultdict[str, list[int]] = defaultdict(list)
     for position in bundle.positions:
@@ -288,9 +320,9 @@ def _runs(
             room = size * (1 + 1e-9)
         runs[-1].extend(part)
         room -= weight
-    return [_Bundle(run, bundle.setup) for run in runs]
+    return [_Bundle(run, _sum(run, seconds), bundle.setup) for run in runs]
 
 
 def _sum(indices: Sequence[int], values: Sequence[float]) -> float:
     """Exact, so that it does not depend on the order."""
-    return fsum([values[index] for index in indices])
+    return fsum(map(values.__getitem__, indices))

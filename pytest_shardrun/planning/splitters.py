@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from hashlib import sha256
 from itertools import groupby, pairwise
@@ -36,16 +37,14 @@ def split_by_duration(
     units: Sequence[Unit], items: Sequence[Item], shards: int, /
 ) -> list[list[Unit]]:
     """Equal expected seconds in every shard, as nearly as can be."""
-    shares = spread([unit.whole_seconds for unit in units], shards)
-    return [[units[index] for index in share] for share in shares]
+    return _dealt(units, spread([unit.whole_seconds for unit in units], shards))
 
 
 def split_by_count(
     units: Sequence[Unit], items: Sequence[Item], shards: int, /
 ) -> list[list[Unit]]:
     """Equal numbers of tests in every shard, as nearly as can be."""
-    shares = spread([len(unit.positions) for unit in units], shards)
-    return [[units[index] for index in share] for share in shares]
+    return _dealt(units, spread([len(unit.positions) for unit in units], shards))
 
 
 def split_by_module(
@@ -67,8 +66,17 @@ def split_by_hash(
     shares: list[list[Unit]] = [[] for _ in range(shards)]
     for unit in units:
         key = scope_key(items[unit.positions[0]], scope)
-        shares[int(sha256(_encoded(key)).hexdigest(), 16) % shards].append(unit)
+        shares[int.from_bytes(sha256(_encoded(key)).digest(), "big") % shards].append(unit)
     return shares
+
+
+def _dealt(units: Sequence[Unit], shares: Sequence[Sequence[int]]) -> list[list[Unit]]:
+    """The units of each share, in the order in which they lie in memory.
+
+    With hundreds of thousands of units, going through them as `spread` left them takes several
+    times as long.
+    """
+    return [[units[index] for index in sorted(share)] for share in shares]
 
 
 BUILT_IN: Final[Mapping[str, Splitter]] = {
@@ -89,12 +97,32 @@ def make_plan(
     says so, as `split_by_hash` may. Raises `ValueError` where the splitter does not deal out every
     test exactly once.
     """
-    # The second sort keeps the order of the first for equal node ids.
-    order = sorted(range(len(items)), key=lambda at: items[at].occurrence)
-    order.sort(key=lambda at: items[at].nodeid)
+    with _without_collector():
+        return _make_plan(items, durations, shards, splitter, scope)
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Keep the collector of garbage from going through all the values that a plan is made of."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _make_plan(
+    items: Sequence[Item], durations: Durations, shards: int, splitter: Splitter, scope: str
+) -> Plan:
+    order = _order_of(items)
     ordered = [items[at] for at in order]
     nodeids = [item.nodeid for item in ordered]
-    seconds = [max(estimate, LEAST_SECONDS) for estimate in durations.estimate(nodeids)]
+    seconds = [
+        estimate if estimate > LEAST_SECONDS else LEAST_SECONDS
+        for estimate in durations.estimate(nodeids)
+    ]
     parallel = [position for position, item in enumerate(ordered) if not item.serial]
     serial = [position for position, item in enumerate(ordered) if item.serial]
 
@@ -104,7 +132,7 @@ def make_plan(
         splitter = partial(split_by_hash, scope=scope)
     if splitter is split_by_count:
         units = units_of(ordered, parallel, [1.0] * len(items), scope=scope, shards=shards)
-        units = [replace(unit, expected_seconds=_total(unit, seconds)) for unit in units]
+        units = [unit._replace(expected_seconds=_total(unit, seconds)) for unit in units]
     else:
         units = units_of(
             ordered, parallel, seconds, scope=scope, shards=shards, setups=durations.setups
@@ -129,13 +157,23 @@ def make_plan(
     )
 
 
+def _order_of(items: Sequence[Item]) -> list[int]:
+    """Where the items are that come first, second, … by node id and occurrence."""
+    order = [*range(len(items))]
+    # The second sort keeps the order of the first for equal node ids.
+    if any([item.occurrence for item in items]):
+        order.sort(key=lambda at: items[at].occurrence)
+    order.sort(key=[item.nodeid for item in items].__getitem__)
+    return order
+
+
 def _check(
     shares: Sequence[Sequence[Unit]], parallel: list[int], items: Sequence[Item], shards: int
 ) -> None:
     if len(shares) > shards:
         raise ValueError(f"the splitter made {len(shares)} shards where {shards} were asked for")
     dealt = [position for share in shares for unit in share for position in unit.positions]
-    if sorted(dealt) == parallel:
+    if len(dealt) == len(parallel) and set(dealt) == set(parallel):
         return
     times = Counter(dealt)
     for position in parallel:
@@ -188,17 +226,17 @@ def _in_collection_order(
     Where the collection takes turns between modules (``--ff``, a shuffle), a divisible unit is cut,
     so that the shard runs its tests in the order of collection.
     """
-    moved = [(tuple(sorted([order[at] for at in unit.positions])), unit) for unit in share]
-    moved.sort(key=lambda entry: entry[0][0])
-    if all(one[0][-1] < other[0][0] for one, other in pairwise(moved)):
-        return tuple(replace(unit, positions=positions) for positions, unit in moved)
+    moved = [Unit(_moved(unit.positions, order), *unit[1:]) for unit in share]
+    moved.sort(key=lambda unit: unit.positions[0])
+    if all([one.positions[-1] < other.positions[0] for one, other in pairwise(moved)]):
+        return tuple(moved)
     seconds_at = {order[at]: seconds[at] for unit in share for at in unit.positions}
-    entries = [(positions[0], unit, positions) for positions, unit in moved if not unit.divisible]
+    entries = [(unit.positions[0], unit, unit.positions) for unit in moved if not unit.divisible]
     entries += [
         (position, unit, (position,))
-        for positions, unit in moved
+        for unit in moved
         if unit.divisible
-        for position in positions
+        for position in unit.positions
     ]
     entries.sort(key=lambda entry: entry[0])
     units = []
@@ -206,13 +244,17 @@ def _in_collection_order(
         parts = list(run)
         at = tuple(position for _, _, part in parts for position in part)
         units.append(
-            replace(
-                parts[0][1],
-                positions=at,
-                expected_seconds=fsum([seconds_at[position] for position in at]),
+            parts[0][1]._replace(
+                positions=at, expected_seconds=fsum([seconds_at[position] for position in at])
             )
         )
     return tuple(units)
+
+
+def _moved(positions: tuple[int, ...], order: Sequence[int]) -> tuple[int, ...]:
+    if len(positions) == 1:
+        return (order[positions[0]],)
+    return tuple(sorted([order[position] for position in positions]))
 
 
 def _digest(shares: Sequence[Sequence[Unit]], serial: Sequence[int], nodeids: Sequence[str]) -> str:
