@@ -160,12 +160,22 @@ class Run:
             self._bury(shard, life, ending, output, now)
         return self._take_actions(now)
 
-    def not_launched(self, attempt: Attempt, reason: str, now: float) -> list[Action]:
-        """An attempt could not be started."""
+    def not_launched(
+        self, attempt: Attempt, reason: str, now: float, *, hopeless: bool = False
+    ) -> list[Action]:
+        """An attempt could not be started; where it is hopeless, no other can be, either."""
         shard = self._shards[attempt.shard]
         life = shard.life
         assert life is not None
-        self._bury(shard, life, Ending(EndingKind.NOT_LAUNCHED, reason), "", now)
+        ending = Ending(EndingKind.NOT_LAUNCHED, reason)
+        if hopeless:
+            self._waiting.clear()
+            if self._stop is not None:
+                # It has been said.
+                ending = Ending(EndingKind.STOPPED, self._stop.reason)
+        self._bury(shard, life, ending, "", now)
+        if hopeless and self._stop is None:
+            self._stop_now(Stop(reason, asked=False, escalate=_after_refusal), now)
         return self._take_actions(now)
 
     def measured(self, room: int, now: float) -> list[Action]:

@@ -15,7 +15,14 @@ from typing import Any, Final, TypeAlias, final
 from . import events, notices
 from .actions import Action, End, FreeLocks, Launch, Send, Stop, TakeLocks, Tell
 from .conflicts import Request
-from .executors.base import Executor, LaunchError, LaunchOrder, ShardProcess, StartsOneFirst
+from .executors.base import (
+    Executor,
+    HopelessLaunch,
+    LaunchError,
+    LaunchOrder,
+    ShardProcess,
+    StartsOneFirst,
+)
 from .lifecycle import Step, after_interrupt, at_once
 from .locks import Locks
 from .model import Attempt, Ending, EndingKind, Exit
@@ -71,7 +78,7 @@ class _Gone:
 @dataclass(frozen=True, slots=True)
 class _NeverBegan:
     attempt: Attempt
-    reason: str
+    error: LaunchError
 
 
 @final
@@ -289,9 +296,9 @@ class Supervisor:
                 live = self._live[attempt]
                 live.exit = exit
                 live.drained_by = time.monotonic() + DRAIN_SECONDS
-            case _NeverBegan(attempt, reason):
+            case _NeverBegan(attempt, error):
                 del self._live[attempt]
-                self._perform(self._run.not_launched(attempt, reason, time.monotonic()))
+                self._fail_launch(attempt, error)
             case _Released():
                 self._perform(self._run.release(time.monotonic()))
             case _Signalled(number):
@@ -377,13 +384,19 @@ class Supervisor:
         try:
             process = self._executor.start(self._order_for(launch))
         except LaunchError as error:
-            self._perform(self._run.not_launched(attempt, str(error), time.monotonic()))
+            self._fail_launch(attempt, error)
             return
         self._live[attempt] = _Live(process)
         for target in (self._read_stream, self._read_output, self._wait_for):
             name = f"shardrun {attempt} {target.__name__.strip('_')}"
             arguments = (target, attempt, process)
             threading.Thread(target=self._serve, args=arguments, name=name, daemon=True).start()
+
+    def _fail_launch(self, attempt: Attempt, error: LaunchError) -> None:
+        is_hopeless = isinstance(error, HopelessLaunch)
+        self._perform(
+            self._run.not_launched(attempt, str(error), time.monotonic(), hopeless=is_hopeless)
+        )
 
     def _serve(
         self,
@@ -421,7 +434,7 @@ class Supervisor:
         try:
             exit = process.wait()
         except LaunchError as error:
-            self._inbox.put(_NeverBegan(attempt, str(error)))
+            self._inbox.put(_NeverBegan(attempt, error))
         else:
             self._inbox.put(_Gone(attempt, exit))
 

@@ -211,8 +211,9 @@ class Play:
     def leaves(self, shard: int) -> list[str]:
         return self.says_goodbye(shard) + self.exits(shard)
 
-    def cannot_start(self, shard: int, reason: str) -> list[str]:
-        return self._told(self.run.not_launched(self._attempts[shard], reason, self.now))
+    def cannot_start(self, shard: int, reason: str, *, hopeless: bool = False) -> list[str]:
+        attempt = self._attempts[shard]
+        return self._told(self.run.not_launched(attempt, reason, self.now, hopeless=hopeless))
 
     def breaks(self, shard: int, reason: str) -> list[str]:
         return self._told(self.run.broke(self._attempts[shard], reason, self.now))
@@ -1371,6 +1372,19 @@ def test_an_interpreter_that_took_long_to_start_may_take_as_long_to_end() -> Non
     assert play.at(90.5) == ["terminate 1.1"]
     assert play.at(100.5) == ["kill 1.1"]
     assert play.exits(1, KILLED)[-1] == "ended 1.1: did not exit in 40 s"
+
+
+def test_what_keeps_every_shard_from_starting_is_told_once() -> None:
+    play = Play("a", "b", "c", policy=policy(jobs=2))
+    play.start()
+
+    assert play.cannot_start(1, "no pytest", hopeless=True) == [
+        "problem 1: shard 1 no pytest",
+        "ended 1.1: no pytest",
+        "kill 2.1",
+    ]
+    assert play.cannot_start(2, "no pytest", hopeless=True) == ["ended 2.1: no pytest"]
+    assert play.run.is_over
 
 
 # Attempts that were lost from outside

@@ -14,6 +14,10 @@ class LaunchError(Exception):
     """An attempt could not be started; the text says why."""
 
 
+class HopelessLaunch(LaunchError):
+    """No other attempt of any shard could be started, either, for the same reason."""
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class LaunchOrder:

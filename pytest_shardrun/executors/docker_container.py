@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, final
 
 from ..model import Exit, LeftProcess
-from .base import LaunchError
+from .base import HopelessLaunch, LaunchError
 from .docker_client import Attachment, Conflict, Daemon, DaemonError, NotThere, Unreachable
 from .docker_frames import BrokenFrames, Frame, FrameReader, write_frames
 from .docker_home import Homecoming, Wanted
@@ -218,7 +218,7 @@ class Container:
                 is_last = position == len(recipe.options) - 1
                 self._close_attachment()
                 if is_last or "executable file not found" not in str(error):
-                    raise LaunchError(self._explain_start(str(error))) from error
+                    raise self._explain_start(str(error)) from error
                 try:
                     self._daemon.remove(self._name)
                 except DaemonError as trouble:
@@ -254,16 +254,18 @@ class Container:
             return False
         return all(labels.get(name) == value for name, value in options["labels"].items())
 
-    def _explain_start(self, text: str) -> str:
+    def _explain_start(self, text: str) -> LaunchError:
         if "executable file not found" in text:
             names = [str(options["command"][0]) for options in self._recipe.options]
-            return (
+            return HopelessLaunch(
                 f"{self._recipe.image} has no {' or '.join(names)}: name its interpreter with "
                 "--shard-python, or take an image with Python"
             )
         if "bind source path does not exist" in text:
-            return f"{text}: --shard-code=bind needs a daemon on this machine, copy does not"
-        return text
+            return HopelessLaunch(
+                f"{text}: --shard-code=bind needs a daemon on this machine, copy does not"
+            )
+        return LaunchError(text)
 
     def _read(self, attachment: Attachment, reader: FrameReader) -> LaunchError | Exit:
         trouble, is_lost = "", True
@@ -335,18 +337,18 @@ class Container:
         image = self._recipe.image
         refusal = None
         if python < _LEAST_PYTHON:
-            refusal = LaunchError(
+            refusal = HopelessLaunch(
                 f"{image} has Python {'.'.join(map(str, python))}: shards need "
                 f"{'.'.join(map(str, _LEAST_PYTHON))} or newer"
             )
         elif not hello["pytest"]:
-            refusal = LaunchError(
+            refusal = HopelessLaunch(
                 f"{image} has no pytest for {hello['executable']}: take an image that has it with "
                 "--shard-image, or install it with --shard-setup, like "
                 "--shard-setup 'pip install pytest'"
             )
         elif _numbers(str(hello["pytest"])) < _LEAST_PYTEST:
-            refusal = LaunchError(
+            refusal = HopelessLaunch(
                 f"{image} has pytest {hello['pytest']}: shards need "
                 f"{'.'.join(map(str, _LEAST_PYTEST))} or newer"
             )

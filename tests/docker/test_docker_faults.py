@@ -12,7 +12,7 @@ import pytest
 from docker_fixtures import make_test_image
 from faults.support import check_books, started, write_suite
 
-from pytest_shardrun.executors.docker_client import Conflict, Daemon, NotThere
+from pytest_shardrun.executors.docker_client import Daemon, NotThere
 
 pytestmark = [pytest.mark.docker, pytest.mark.usefixtures("nothing_left")]
 
@@ -307,26 +307,46 @@ def test_two_runs_at_once_leave_each_other_alone(tmp_path: Path, docker_image: s
     assert [each.code for each in finished] == [0, 0], finished[0].describe()
 
 
-def test_a_name_that_is_taken_is_told(
+def test_a_name_that_somebody_else_has_taken_is_left_to_them(
     tmp_path: Path, docker_image: str, docker_daemon: Daemon
 ) -> None:
-    name = f"shardrun-taken-{os.getpid()}"
-    docker_daemon.create(name, {"image": docker_image, "command": ["true"]})
-    try:
-        with pytest.raises(Conflict, match="already in use"):
-            docker_daemon.create(name, {"image": docker_image, "command": ["true"]})
-    finally:
-        docker_daemon.remove(name)
+    write_suite(
+        tmp_path,
+        {
+            "conftest.py": f"""
+                import pathlib, subprocess
+
+                def pytest_report_header(config):
+                    # In the controller, before its first container.
+                    if (controller := config.pluginmanager.get_plugin("shardrun-controller")):
+                        name = f"shardrun-{{controller._run_id}}-1-1"
+                        command = ["docker", "create", "--name", name, "{docker_image}", "true"]
+                        subprocess.run(command, check=True, capture_output=True)
+                        pathlib.Path("taken.txt").write_text(name)
+            """,
+            "test_it.py": "def test_it(): pass",
+        },
+    )
+
+    with started(tmp_path, *options(docker_image, shards=1)) as run:
+        finished = run.finish(within=60)
+
+    name = (tmp_path / "taken.txt").read_text()
+    assert docker_daemon.inspect(name)["State"]["Status"] == "created"
+    docker_daemon.remove(name)
+    check_books(finished, code=0, kinds={"test_it.py::test_it": "passed"})
 
 
 def test_an_image_without_pytest_names_both_ways_out(tmp_path: Path, docker_daemon: Daemon) -> None:
     bare = make_test_image("--without-packages")
     write_suite(tmp_path, {"test_it.py": "def test_it(): pass"})
 
-    with started(tmp_path, *options(bare, shards=1)) as run:
+    with started(tmp_path, *options(bare, shards=4)) as run:
         finished = run.finish(within=60)
 
     assert finished.code == 1, finished.describe()
+    assert sum(line.startswith("[shard ") for line in finished.stdout.splitlines()) == 1
+    assert sum(line.startswith("ERROR shard") for line in finished.stdout.splitlines()) == 1
     assert "has no pytest for" in finished.stdout
     assert "--shard-image" in finished.stdout
     assert "--shard-setup 'pip install pytest'" in finished.stdout
