@@ -41,6 +41,11 @@ ADVICE: Final = (
         "measure in a run without shards: pytest --shards 0 --benchmark-only",
     ),
     Advice(
+        "pytest-codspeed",
+        "it measures while other shards use the machine, and its summary is missing",
+        "measure in a run without shards: pytest --shards 0 --codspeed",
+    ),
+    Advice(
         "pytest-dependency",
         "a test is skipped where the test that it depends on ran in another shard",
         "mark both shard_group(NAME), or use --shard-scope module",
@@ -49,6 +54,11 @@ ADVICE: Final = (
         "pytest-forked",
         "it runs each test in a process of its own, which shards with --shard-timeout do for less",
         "leave out --forked",
+    ),
+    Advice(
+        "pytest-harvest",
+        "each shard gathers the results of its own tests, and the run has none at its end",
+        "gather them in a run without shards, or use a JUnit or JSON file",
     ),
     Advice(
         "pytest-order",

@@ -599,6 +599,22 @@ def test_a_warning_about_an_object(pytester: pytest.Pytester, variables: dict[st
     assert "def make(): return object()" in told(run) or "Enable tracemalloc" in told(run)
 
 
+def test_what_is_deselected_may_be_no_test(pytester: pytest.Pytester) -> None:
+    pytester.makeconftest(
+        """
+        def pytest_collection_modifyitems(config, items):
+            config.hook.pytest_deselected(items=[object(), "text", *items[:1]])
+            del items[:1]
+        """
+    )
+    pytester.makepyfile(**SIX)
+
+    run = run_pytest(pytester.path, "--shards=2")
+
+    assert run.exitcode == 0, run.show()
+    assert run.counts == {"passed": 5, "deselected": 3}, run.show()
+
+
 def test_a_class_of_reports_that_nobody_can_send(pytester: pytest.Pytester) -> None:
     pytester.makeconftest(
         """
