@@ -11,8 +11,9 @@ import tempfile
 import textwrap
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, final
+from typing import IO, Final, final
 
 import pytest
 
@@ -81,29 +82,44 @@ class RemoteDaemon:
     It sees no file of this machine by its path's name, and can be frozen or killed.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, is_strict: bool = False) -> None:
+        """A strict one wants certificates, and has no control group to limit processes."""
         self._directory = directory
+        self._is_strict = is_strict
         octet = os.getpid() % 250 + 1
-        self._link = f"shd{os.getpid()}"
-        self._near, self._far = f"10.99.{octet}.1", f"10.99.{octet}.2"
-        self.address = f"tcp://{self._far}:2375"
+        self._link = f"shd{os.getpid()}{'s' if is_strict else ''}"
+        net = 98 if is_strict else 99
+        self._near, self.host = f"10.{net}.{octet}.1", f"10.{net}.{octet}.2"
+        self.address = f"tcp://{self.host}:{2376 if is_strict else 2375}"
+        #: What a client needs to talk to it.
+        self.environment = {"DOCKER_HOST": self.address}
+        if is_strict:
+            self.environment |= {"DOCKER_TLS_VERIFY": "1", "DOCKER_CERT_PATH": str(directory)}
         self._popen: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start it and wait until it answers."""
+        tls, prepare = "--tls=false", ":"
+        if self._is_strict:
+            make_certificates(self._directory, self.host)
+            names = {"tlscacert": "ca", "tlscert": "server-cert", "tlskey": "server-key"}
+            files = (f"--{name}={self._directory}/{file}.pem" for name, file in names.items())
+            tls = " ".join(("--tlsverify", *files))
+            prepare = "umount /sys/fs/cgroup/pids"
         script = textwrap.dedent(
             f"""
             set -e
             mount --make-rprivate /
+            {prepare}
             mount -t tmpfs none /var/run
             # Nothing that the tests write is there.
             mount -t tmpfs none /tmp
             read line
             ip link set lo up
-            ip addr add {self._far}/30 dev {self._link}b
+            ip addr add {self.host}/30 dev {self._link}b
             ip link set {self._link}b up
             exec dockerd --data-root {self._directory}/data --exec-root /var/run/exec \\
-                --pidfile /var/run/docker.pid --tls=false --log-level warn \\
+                --pidfile /var/run/docker.pid {tls} --log-level warn \\
                 -H unix:///var/run/docker.sock -H {self.address}
             """
         )
@@ -116,6 +132,19 @@ class RemoteDaemon:
                 start_new_session=True,
             )
         self._connect(self._popen)
+
+    def docker(
+        self, *arguments: str, stdin: IO[bytes] | None = None
+    ) -> subprocess.CompletedProcess[bytes]:
+        """Call the docker command for this daemon."""
+        return subprocess.run(
+            ["docker", *arguments],
+            env={**os.environ, **self.environment},
+            stdin=stdin,
+            capture_output=True,
+            timeout=120,
+            check=False,
+        )
 
     @property
     def pid(self) -> int:
@@ -154,8 +183,7 @@ class RemoteDaemon:
         assert popen.stdin is not None
         popen.stdin.write(b"go\n")
         popen.stdin.flush()
-        command = ["docker", "-H", self.address, "version"]
-        while subprocess.run(command, check=False, capture_output=True, timeout=30).returncode:
+        while self.docker("version").returncode:
             assert time.monotonic() < deadline, "the second daemon does not answer"
             assert popen.poll() is None, "the second daemon has ended"
             time.sleep(0.1)
@@ -172,18 +200,60 @@ def _children(pid: int) -> list[int]:
 @pytest.fixture(scope="session")
 def remote_daemon(docker_image: str) -> Iterator[RemoteDaemon]:
     """A second daemon that has the image; skips where none can be started."""
+    with _second_daemon(docker_image, is_strict=False) as daemon:
+        yield daemon
+
+
+@pytest.fixture(scope="session")
+def strict_daemon(docker_image: str) -> Iterator[RemoteDaemon]:
+    """The same with certificates, and without a limit for processes."""
+    if shutil.which("openssl") is None or not Path("/sys/fs/cgroup/pids").is_mount():
+        pytest.skip("needs openssl, and control groups of version 1 to hide one")
+    with _second_daemon(docker_image, is_strict=True) as daemon:
+        yield daemon
+
+
+@contextmanager
+def _second_daemon(image: str, *, is_strict: bool) -> Iterator[RemoteDaemon]:
     missing = [each for each in ("dockerd", "ip", "unshare") if shutil.which(each) is None]
     if os.getuid() != 0 or missing:
         pytest.skip("a second daemon needs root, dockerd, ip and unshare")
     # Not below /tmp, which it hides from itself.
     directory = Path(tempfile.mkdtemp(prefix="shardrun-remote-", dir="/var/tmp"))
-    daemon = RemoteDaemon(directory)
+    daemon = RemoteDaemon(directory, is_strict=is_strict)
     try:
         daemon.start()
-        load = ["docker", "-H", daemon.address, "load", "-q"]
-        with subprocess.Popen(["docker", "save", docker_image], stdout=subprocess.PIPE) as saved:
-            subprocess.run(load, stdin=saved.stdout, check=True, timeout=120, capture_output=True)
+        with subprocess.Popen(["docker", "save", image], stdout=subprocess.PIPE) as saved:
+            loaded = daemon.docker("load", "-q", stdin=saved.stdout)
+        assert loaded.returncode == 0, loaded.stderr
         yield daemon
     finally:
         daemon.stop()
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def make_certificates(directory: Path, host: str) -> None:
+    """An authority of our own, and what a daemon at this address and its clients need of it."""
+
+    def openssl(*arguments: str) -> None:
+        subprocess.run(
+            ["openssl", *arguments], cwd=directory, check=True, capture_output=True, timeout=60
+        )
+
+    new = ("-newkey", "rsa:2048", "-nodes", "-days", "2")
+    openssl(
+        "req", "-x509", *new, "-subj", "/CN=shardrun", "-keyout", "ca-key.pem", "-out", "ca.pem"
+    )
+    purposes = {
+        "server-": f"subjectAltName=IP:{host}\nextendedKeyUsage=serverAuth\n",
+        "": "extendedKeyUsage=clientAuth\n",
+    }
+    for prefix, extensions in purposes.items():
+        (directory / "extensions").write_text(extensions)
+        request = ("-keyout", f"{prefix}key.pem", "-out", f"{prefix}request.pem")
+        openssl("req", *new[:3], "-subj", f"/CN={prefix}shardrun", *request)
+        openssl(
+            "x509", "-req", "-days", "2", "-in", f"{prefix}request.pem", "-CA", "ca.pem",
+            "-CAkey", "ca-key.pem", "-CAcreateserial", "-extfile", "extensions",
+            "-out", f"{prefix}cert.pem",
+        )  # fmt: skip

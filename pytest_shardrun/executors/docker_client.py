@@ -24,6 +24,8 @@ import urllib3
 
 Json: TypeAlias = dict[str, Any]
 
+#: Of the API; asked for nothing but the daemon's own.
+_FIRST_VERSION: Final = "1.24"
 #: How long a call to the daemon may take, in seconds.
 CALL_SECONDS: Final = 30.0
 #: The same for calls that copy or unpack.
@@ -54,7 +56,7 @@ class _Client(docker.APIClient):
     """The SDK's client with a timeout for every call, also for those where it has none."""
 
     def __init__(self, **arguments: Any) -> None:
-        super().__init__(**arguments)
+        super().__init__(timeout=int(CALL_SECONDS), **arguments)
         # A proxy or a CA bundle for the web is not meant for the daemon.
         self.trust_env = False
 
@@ -79,11 +81,11 @@ class Daemon:
         self._threads = threading.local()
         self._clients: list[_Client] = []
         with self._translating("connect"):
-            first = _Client(version="auto", timeout=CALL_SECONDS, **self._arguments)
-            self._version = first.api_version
-            self._keep(first)
-        self.info: Json = self._call("ask for its abilities", first.info)
-        version: Json = self._call("ask for its version", first.version)
+            # To find the version by itself it would ask before it can be told what not to trust.
+            with contextlib.closing(_Client(version=_FIRST_VERSION, **self._arguments)) as first:
+                version: Json = first.version(api_version=False)
+            self._version = str(version["ApiVersion"])
+        self.info: Json = self._call("ask for its abilities", self._client.info)
         components = [str(each.get("Name", "")) for each in version.get("Components") or ()]
         self.is_podman = any("podman" in name.lower() for name in components)
 
@@ -221,7 +223,7 @@ class Daemon:
         # The SDK promises nothing about threads.
         client: _Client | None = getattr(self._threads, "client", None)
         if client is None:
-            client = _Client(version=self._version, timeout=CALL_SECONDS, **self._arguments)
+            client = _Client(version=self._version, **self._arguments)
             self._keep(client)
         return client
 
@@ -251,6 +253,11 @@ class Daemon:
                 ) from error
             raise NotThere(f"could not {what}: {_explanation(error)}") from error
         except docker.errors.APIError as error:
+            if "to an HTTPS server" in _explanation(error):
+                raise DaemonError(
+                    f"the Docker daemon at {self.address} wants certificates: set "
+                    "DOCKER_TLS_VERIFY=1, and DOCKER_CERT_PATH to their directory"
+                ) from error
             kind = Conflict if error.status_code == 409 else DaemonError
             raise kind(f"could not {what}: {_explanation(error)}") from error
         except (docker.errors.DockerException, *_BROKEN) as error:

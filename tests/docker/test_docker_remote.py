@@ -49,6 +49,73 @@ def test_shards_far_away_report_what_pytest_reports(
     assert differences(plain, sharded) == [], sharded.show()
 
 
+def test_a_daemon_with_certificates_serves_crashes_floods_and_files(
+    tmp_path: Path, docker_image: str, strict_daemon: RemoteDaemon
+) -> None:
+    suite = tmp_path / "suite"
+    suite.mkdir()
+    (suite / "test_it.py").write_text(
+        """
+import os, pathlib, signal, sys
+
+def test_big_in():
+    assert len(pathlib.Path("big").read_bytes()) == 3 << 20
+
+def test_crash():
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+def test_flood():
+    for number in range(20000):
+        print(number, "x" * 100)
+    sys.stdout.flush()
+    pathlib.Path("made").write_bytes(bytes(3 << 20))
+"""
+    )
+    (suite / "big").write_bytes(bytes(3 << 20))
+
+    run = run_pytest(
+        suite,
+        *options(docker_image, "--shard-collect-files=made"),
+        # Bundles for the web, which many systems of CI set, are not for the daemon.
+        env={**strict_daemon.environment, "REQUESTS_CA_BUNDLE": str(tmp_path / "none.pem")},
+    )
+
+    assert run.counts == {"passed": 2, "failed": 1}, run.show()
+    assert "crashed with SIGSEGV" in run.stdout
+    [made] = (suite / "shard-files").rglob("made")
+    assert made.stat().st_size == 3 << 20
+    assert strict_daemon.docker("ps", "-aq").stdout == b""
+
+
+def test_a_daemon_with_certificates_refuses_whoever_has_none(
+    tmp_path: Path, docker_image: str, strict_daemon: RemoteDaemon
+) -> None:
+    (tmp_path / "test_it.py").write_text("def test_it(): pass")
+
+    run = run_pytest(
+        tmp_path,
+        *options(docker_image),
+        env={"DOCKER_HOST": strict_daemon.environment["DOCKER_HOST"]},
+    )
+
+    assert run.exitcode == pytest.ExitCode.USAGE_ERROR, run.show()
+    assert f"the Docker daemon at {strict_daemon.address} wants certificates: set" in run.stderr
+
+
+def test_limits_that_the_daemon_takes_no_notice_of_are_named(
+    tmp_path: Path, docker_image: str, strict_daemon: RemoteDaemon
+) -> None:
+    (tmp_path / "test_it.py").write_text("def test_it(): pass")
+
+    run = run_pytest(tmp_path, *options(docker_image), env=strict_daemon.environment)
+
+    assert run.counts == {"passed": 1}, run.show()
+    assert (
+        "the Docker daemon takes no notice of these limits on its machine: --shard-pids"
+        in run.stdout
+    )
+
+
 @pytest.mark.parametrize("code", ["volume", "bind"])
 def test_a_volume_can_be_far_away_and_a_mount_cannot(
     code: str, tmp_path: Path, docker_image: str, remote_daemon: RemoteDaemon
