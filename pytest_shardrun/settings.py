@@ -30,6 +30,8 @@ from .worker.times import read_seconds
 DEFAULT_GRACE: Final = 10.0
 #: Seconds after which a test is called slow again, where nobody watches but a machine.
 SLOW_EVERY: Final = 60.0
+#: More than anybody has use for; each costs the controller some memory and time.
+MOST_SHARDS: Final = 1000
 
 
 @final
@@ -61,6 +63,11 @@ def read_settings(config: pytest.Config) -> Settings:
     given = "auto" if given in ("", "0") else given
     cpus = usable_cpus()
     shards = cpus if given == "auto" else _count(given, "--shards", least=1, other="auto")
+    if shards > MOST_SHARDS:
+        raise pytest.UsageError(
+            f"--shards={given} is more than the {MOST_SHARDS} that there may be: give fewer, "
+            "or --shard-isolate=test for a process for each test"
+        )
     if _option(config, "stepwise"):
         # Stepwise means one test after the other.
         shards = 1

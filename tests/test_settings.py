@@ -51,6 +51,11 @@ LEAVE_OUT: Final = "leave out --shards (or add --shards=0), or leave out"
         ("--shards=-1", "--shards=-1 is no number of at least 1: give a whole number or auto"),
         ("--shards=1.5", "--shards=1.5 is no number of at least 1: give a whole number or auto"),
         ("--shards=00", "--shards=00 is no number of at least 1: give a whole number or auto"),
+        (
+            "--shards=1001",
+            "--shards=1001 is more than the 1000 that there may be: give fewer, "
+            "or --shard-isolate=test for a process for each test",
+        ),
         ("--shard-jobs=0", "--shard-jobs=0 is no number of at least 1: give a whole number"),
         ("--shard-jobs=auto", "--shard-jobs=auto is no number of at least 1: give a whole number"),
         (

@@ -226,6 +226,21 @@ def test_a_quiet_run_has_no_table_but_says_how_to_repeat_what_failed(
     result.stdout.fnmatch_lines(["to repeat shard 1 (1 failed): pytest --shard-replay *:1 *-q"])
 
 
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_what_pytest_refuses_is_said_once_and_by_no_shard(
+    start: str, pytester: pytest.Pytester
+) -> None:
+    pytester.makepyfile(test_a="def test_1(): pass")
+
+    result = pytester.runpytest_subprocess("--shards=2", "--shard-start", start, "test_b.py")
+
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert [line for line in result.errlines if line] == [
+        "ERROR: file or directory not found: test_b.py"
+    ]
+    result.stdout.no_fnmatch_line("*shard 1]*")
+
+
 def test_verbose_lines_carry_their_shard(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(test_a="def test_1(): pass", test_b="def test_2(): pass")
 
@@ -252,7 +267,7 @@ def test_the_lines_to_repeat_are_in_order_and_not_too_many(
     )
 
     result = pytester.runpytest_subprocess(
-        "--shards=22", "--shard-jobs=2", "--shard-steal=no", "--tb=no", verbosity
+        "--shards=22", "--shard-start=fork", "--shard-steal=no", "--tb=no", verbosity
     )
 
     first = next(n for n, line in enumerate(result.outlines) if line.startswith("to repeat"))

@@ -37,6 +37,7 @@ class ShardTerminal:
         self._run_id = run_id
         self._reporter: Any = config.pluginmanager.get_plugin("terminalreporter")
         self._unshown: dict[Attempt, bytes] = {}
+        self._past_collection: set[Attempt] = set()
         self._problems: list[notices.Problem] = []
         self._leaks: list[notices.Leaked] = []
         self._not_run: list[notices.TestNotRun] = []
@@ -189,11 +190,14 @@ class ShardTerminal:
                 _blame_of(notice) is None
             ):
                 self._show_unshown(attempt, partial=True)
-            case notices.AttemptEnded(attempt, ending) if ending.kind is EndingKind.COMPLETED:
+            case notices.AttemptEnded(attempt, ending) if (
+                attempt in self._past_collection and ending.kind is EndingKind.COMPLETED
+            ):
                 self._show_unshown(attempt, partial=True)
             case notices.AttemptCollected(attempt) | notices.AttemptEnded(attempt):
                 # Every shard says the same when it starts; what it said when it crashed is shown
-                # with the crash.
+                # with the crash, and what pytest refused is said by this process.
+                self._past_collection.add(attempt)
                 if not self._shows_output_at_once:
                     self._unshown.pop(attempt, None)
             case _:
