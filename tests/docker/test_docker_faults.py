@@ -279,10 +279,23 @@ def test_containers_end_with_a_killed_controller_and_the_next_run_removes_them(
 def test_a_container_that_is_slow_to_end_because_it_has_little_cpu_is_no_failure(
     tmp_path: Path, docker_image: str
 ) -> None:
-    # What the interpreter has to take down takes longer than the grace, and less than its start.
     write_suite(
         tmp_path,
-        {"test_it.py": "KEPT = [[number] for number in range(200_000)]\ndef test_it(): pass"},
+        {
+            "test_it.py": """
+                import atexit, time
+
+                def work():
+                    # Longer than the grace, and less than its start took.
+                    while time.process_time() < begun + 0.1:
+                        pass
+
+                def test_it():
+                    global begun
+                    begun = time.process_time()
+                    atexit.register(work)
+            """
+        },
     )
     limits = ("--shard-cpus=0.05", "--shard-grace=0.5s")
 
