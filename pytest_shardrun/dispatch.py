@@ -16,7 +16,7 @@ from .conflicts import Answer, Conflicts, Request
 from .queues import LEAST_AHEAD, Part, Queue, Runner, State, without
 from .takeover import TakeOver
 
-MOST_AHEAD: Final = 64
+MOST_AHEAD: Final = 256
 SECONDS_AHEAD: Final = 0.1
 #: How many of a shard's latest tests its mean of seconds remembers, roughly.
 MEMORY: Final = 8

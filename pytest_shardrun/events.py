@@ -103,6 +103,34 @@ class Finished:
 
 @final
 @dataclass(frozen=True, slots=True)
+class Passed:
+    """A whole test that passed: it began, three reports in short came, and it finished."""
+
+    local: int
+    seconds: float
+    setup: list[Any]
+    call: list[Any]
+    teardown: list[Any]
+
+    def reports(self) -> list[Reported]:
+        """The reports that it stands for."""
+        return [
+            Reported(self.local, "setup", "passed", xfail=False, data=self.setup),
+            Reported(self.local, "call", "passed", xfail=False, data=self.call),
+            Reported(self.local, "teardown", "passed", xfail=False, data=self.teardown),
+        ]
+
+    def parts(self) -> list[Event]:
+        """The events that it stands for, each of which has a number of its own."""
+        return [Started(self.local), *self.reports(), Finished(self.local, self.seconds)]
+
+
+#: How many events one ``Passed`` stands for.
+PARTS_OF_PASSED: Final = 5
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class ChildSeen:
     """The running test has started a process that still lives."""
 
@@ -208,6 +236,7 @@ Event: TypeAlias = (
     | Started
     | Reported
     | Finished
+    | Passed
     | ChildSeen
     | Keeping
     | Warned
@@ -243,13 +272,26 @@ def _is_brief(data: list[Any]) -> bool:
         case [float(), float(), float(), None]:
             return True
         case [float(), float(), float(), list(names)]:
-            return all(type(name) is str for name in names)
+            return _are_texts(names)
         case _:
             return False
 
 
+def _are_texts(names: list[Any]) -> bool:
+    return all(type(name) is str for name in names)
+
+
 def _event_of(content: list[Any], line: bytes) -> Event:
     match content:
+        case [
+            "passed",
+            int(local),
+            float(seconds),
+            [float(), float(), float(), list(names)] as setup,
+            [float(), float(), float(), None] as call,
+            [float(), float(), float(), None] as teardown,
+        ] if _are_texts(names):
+            return Passed(local, seconds, setup, call, teardown)
         case ["start", int(local)]:
             return Started(local)
         case ["report", _, _, _, _, list(data)] if not _is_brief(data):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final, final
 
-from .events import BrokenStream, Event, read_event
+from .events import PARTS_OF_PASSED, BrokenStream, Event, Passed, read_event
 
 #: Longer lines are no events; workers keep far below it but for the list of a large collection.
 LONGEST_LINE: Final = 1 << 28
@@ -21,7 +21,10 @@ class EventReader:
     """Reads what one worker says, of which any bytes may arrive in pieces of any size."""
 
     def __init__(self) -> None:
+        #: The number of the next event of the stream.
         self._sequence = 0
+        #: The number of the next event that was not given; the spool may be ahead of the stream.
+        self._known = 0
         self._received: list[bytes] = []
         self._size = 0
 
@@ -38,6 +41,41 @@ class EventReader:
         if data:
             yield from self._keep(data)
 
+    def catch_up(self, data: bytes) -> Iterator[Event]:
+        """The events that the worker has put into its spool and the stream has not brought yet.
+
+        The stream may bring them later. A line replaces those from its number on. What is no event
+        ends it: the worker may be writing there.
+        """
+        if not self._sequence:
+            return
+        found: list[tuple[int, Event]] = []
+        for line in data.split(b"\n")[:-1]:
+            try:
+                number = int(line[1 : line.index(b",")])
+                event = read_event(line, number)
+            except ValueError:
+                break
+            while found and found[-1][0] >= number:
+                found.pop()
+            found.append((number, event))
+        for number, event in found:
+            if number > self._known:
+                # Some are on their way.
+                return
+            yield from self._news(number, event)
+
+    def _news(self, number: int, event: Event) -> list[Event]:
+        """What was not given yet of an event with this number."""
+        following = number + (PARTS_OF_PASSED if type(event) is Passed else 1)
+        known, self._known = self._known, max(following, self._known)
+        if known <= number:
+            return [event]
+        if known >= following:
+            return []
+        assert isinstance(event, Passed)
+        return event.parts()[known - number :]
+
     def _read(self, line: bytes) -> Iterator[Event | bytes]:
         try:
             event = read_event(line, self._sequence)
@@ -51,8 +89,9 @@ class EventReader:
             if not hello:
                 return
             event = read_event(hello + rest, 0)
-        self._sequence += 1
-        yield event
+        number = self._sequence
+        self._sequence += PARTS_OF_PASSED if type(event) is Passed else 1
+        yield from self._news(number, event)
 
     def _keep(self, data: bytes) -> Iterator[bytes]:
         begins = b"[%d," % self._sequence

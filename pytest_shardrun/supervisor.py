@@ -18,6 +18,7 @@ from .conflicts import Request
 from .executors.base import (
     Executor,
     HopelessLaunch,
+    KeepsUnsent,
     LaunchError,
     LaunchOrder,
     ShardProcess,
@@ -41,6 +42,9 @@ LATE_SECONDS: Final = 0.25
 CATCH_UP_SECONDS: Final = 0.5
 #: How long a stream gathers events after some were taken from it.
 GATHER_SECONDS: Final = 0.004
+#: After how long a silence it is looked up what an attempt has not sent, and at most.
+SILENCE_SECONDS: Final = 0.1
+LONGEST_SILENCE: Final = 0.5
 #: How often the machine's memory is looked at while attempts wait for it.
 MEASURE_SECONDS: Final = 0.5
 #: How often locks are looked at that other runs hold or wait for.
@@ -107,6 +111,10 @@ _Message: TypeAlias = _Chunk | _Output | _Gone | _NeverBegan | _Released | _Sign
 @dataclass(slots=True)
 class _Live:
     process: ShardProcess
+    #: The same, where it keeps what it has not sent.
+    keeper: KeepsUnsent | None = None
+    look_at: float = float("inf")
+    silence: float = SILENCE_SECONDS
     reader: EventReader = field(default_factory=EventReader)
     broken: bool = False
     stream_open: bool = True
@@ -172,10 +180,7 @@ class Supervisor:
                 self._take(self._next_message())
                 now = time.monotonic()
                 if now >= self._due:
-                    due = self._run.next_time()
-                    if due is not None and now > due + LATE_SECONDS:
-                        self._catch_up()
-                    self._perform(self._run.time(now))
+                    self._keep_time(now)
                 self._bury_drained(now)
                 if self._run.lacks_room and now >= self._measure_at:
                     self._measure(now)
@@ -185,6 +190,16 @@ class Supervisor:
             self._looping = False
         if self._run.is_over:
             self._close_executor()
+
+    def _keep_time(self, now: float) -> None:
+        due = self._run.next_time()
+        if due is not None and now > due + LATE_SECONDS:
+            self._catch_up()
+        is_due = due is not None and now >= due
+        for attempt, live in list(self._live.items()):
+            if is_due or now >= live.look_at:
+                self._look_up_unsent(attempt, live, now)
+        self._perform(self._run.time(now))
 
     def stop(self, stop: Stop) -> None:
         """End the run early."""
@@ -249,7 +264,7 @@ class Supervisor:
         self._inbox.put(_Signalled(number))
 
     def _next_time(self) -> float:
-        draining = (live.drained_by for live in self._live.values())
+        draining = (min(live.drained_by, live.look_at) for live in self._live.values())
         measure_at = self._measure_at if self._run.lacks_room else float("inf")
         return min(
             self._run.next_time() or float("inf"), *draining, measure_at, self._look_at_locks_at
@@ -297,7 +312,9 @@ class Supervisor:
                 live.exit = exit
                 live.drained_by = time.monotonic() + DRAIN_SECONDS
             case _NeverBegan(attempt, error):
-                del self._live[attempt]
+                live = self._live.pop(attempt)
+                if live.keeper is not None:
+                    live.keeper.forget_unsent()
                 self._fail_launch(attempt, error)
             case _Released():
                 self._perform(self._run.release(time.monotonic()))
@@ -386,7 +403,10 @@ class Supervisor:
         except LaunchError as error:
             self._fail_launch(attempt, error)
             return
-        self._live[attempt] = _Live(process)
+        live = self._live[attempt] = _Live(process)
+        if isinstance(process, KeepsUnsent):
+            live.keeper = process
+            live.look_at = time.monotonic()
         for target in (self._read_stream, self._read_output, self._wait_for):
             name = f"shardrun {attempt} {target.__name__.strip('_')}"
             arguments = (target, attempt, process)
@@ -444,7 +464,10 @@ class Supervisor:
                 continue
             if (live.stream_open or live.output_open) and now < live.drained_by:
                 continue
+            self._take_unsent(attempt, live)
             del self._live[attempt]
+            if live.keeper is not None:
+                live.keeper.forget_unsent()
             tail = live.tail.decode("utf-8", "replace")
             # The next attempt may be launched.
             self._measure(now)
@@ -459,6 +482,9 @@ class Supervisor:
         if not data:
             live.stream_open = False
             return
+        live.silence = SILENCE_SECONDS
+        if live.keeper is not None:
+            live.look_at = time.monotonic() + SILENCE_SECONDS
         try:
             for each in live.reader.feed(data):
                 if isinstance(each, bytes):
@@ -468,6 +494,23 @@ class Supervisor:
         except events.BrokenStream as error:
             live.broken = True
             self._perform(self._run.broke(attempt, f"its stream broke: {error}", time.monotonic()))
+
+    def _look_up_unsent(self, attempt: Attempt, live: _Live, now: float) -> None:
+        """Learn which test runs where its start waits for others to be sent."""
+        if live.keeper is None:
+            return
+        has_news = self._take_unsent(attempt, live)
+        live.silence = SILENCE_SECONDS if has_news else min(2 * live.silence, LONGEST_SILENCE)
+        live.look_at = now + live.silence
+
+    def _take_unsent(self, attempt: Attempt, live: _Live) -> bool:
+        """Whether there was something in what it keeps."""
+        if live.keeper is None or live.broken:
+            return False
+        unsent = list(live.reader.catch_up(live.keeper.unsent()))
+        for event in unsent:
+            self._happen(attempt, event)
+        return bool(unsent)
 
     def _happen(self, attempt: Attempt, event: events.Event) -> None:
         self._perform(self._run.happened(attempt, event, time.monotonic()))

@@ -89,7 +89,7 @@ def test_nothing_is_sent_before_a_shard_has_joined() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "ahead"), [(0.0, 64), (0.001, 64), (0.01, 10), (0.04, 3), (0.05, 2), (30.0, 2)]
+    ("seconds", "ahead"), [(0.0, 256), (0.001, 100), (0.01, 10), (0.04, 3), (0.05, 2), (30.0, 2)]
 )
 def test_a_worker_is_sent_about_a_tenth_of_a_second_ahead(seconds: float, ahead: int) -> None:
     dispatch = dispatcher([module(*range(1000), seconds=0.001)], joined=[1])

@@ -42,6 +42,12 @@ WORDS: Final[list[tuple[list[Any], Event]]] = [
         events.Reported(None, None, "rerun", False, None),
     ),
     (["finish", 4, 0.25], events.Finished(4, 0.25)),
+    (
+        ["passed", 4, 0.25, [0.1, 1.0, 1.1, ["a"]], [0.1, 1.1, 1.2, None], [0.0, 1.2, 1.2, None]],
+        events.Passed(
+            4, 0.25, [0.1, 1.0, 1.1, ["a"]], [0.1, 1.1, 1.2, None], [0.0, 1.2, 1.2, None]
+        ),
+    ),
     (["keeping"], events.Keeping()),
     (["child", 4321], events.ChildSeen(4321)),
     (["finish", 4, 0.25, 0.2, 0.1], events.Finished(4, 0.25, 0.2, 0.1)),

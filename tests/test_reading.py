@@ -128,6 +128,89 @@ def test_a_lost_or_repeated_line_breaks_the_stream_there(
     assert "is missing" in broken
 
 
+TIMES: Final = [[0.1, 1.0, 1.1, ["a"]], [0.1, 1.1, 1.2, None], [0.0, 1.2, 1.2, None]]
+
+
+def parts_of(local: int, *, passed: bool) -> list[list[Any]]:
+    """What a worker says of a test, one event after the other."""
+    reports = [
+        ["report", local, when, "passed", False, times]
+        for when, times in zip(("setup", "call", "teardown"), TIMES, strict=True)
+    ]
+    return [["start", local], *(reports if passed else reports[:1]), ["finish", local, 0.5]]
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=6), st.data())
+def test_what_a_worker_keeps_is_read_once_in_whatever_order_it_comes_to_be_known(
+    tests: list[bool], data: st.DataObject
+) -> None:
+    """A worker writes, folds, sends and dies at any point; its reader looks at any point."""
+    reader = EventReader()
+    found = list(reader.feed(wire.encode([0, *HELLO])))
+    said: list[list[Any]] = [HELLO]
+    pipe = spool = b""
+    pending: list[bytes] = []
+
+    def read() -> None:
+        # Any part of what was sent, and then perhaps what was not.
+        nonlocal pipe
+        at = data.draw(st.integers(0, len(pipe)))
+        found.extend(reader.feed(pipe[:at]))
+        pipe = pipe[at:]
+        if data.draw(st.booleans()):
+            found.extend(reader.catch_up(spool))
+
+    for local, passed in enumerate(tests):
+        first, begins = len(said), len(pending)
+        for part in parts_of(local, passed=passed):
+            line = wire.encode([len(said), *part])
+            if part[0] == "finish" and passed and len(pending) == begins + 4:
+                line = wire.encode([first, "passed", local, 0.5, *TIMES])
+                del pending[begins:]
+            said.append(part)
+            pending.append(line)
+            spool += line
+            if data.draw(st.booleans()):
+                read()
+            if data.draw(st.sampled_from([True, False, False, False, False])):
+                pipe, pending, spool = pipe + b"".join(pending), [], b""
+                begins = -len(said)
+                read()
+    # Its last write may have come to an end or not; what it keeps is there in any case.
+    sent = b"".join(pending)
+    found.extend(reader.feed(pipe + sent[: data.draw(st.integers(0, len(sent)))]))
+    found.extend(reader.catch_up(spool))
+
+    parts = [part for each in found for part in split(each)]
+    assert parts == expected(said)
+
+
+def split(event: events.Event | bytes) -> list[events.Event]:
+    assert not isinstance(event, bytes)
+    return event.parts() if isinstance(event, events.Passed) else [event]
+
+
+@given(st.binary(max_size=60))
+def test_what_is_no_event_in_what_a_worker_keeps_makes_none(rubbish: bytes) -> None:
+    reader = EventReader()
+    list(reader.feed(wire.encode([0, *HELLO])))
+
+    found = list(reader.catch_up(wire.encode([1, "start", 3]) + rubbish + b"\n"))
+
+    assert found == [events.Started(3)]
+    assert list(reader.feed(wire.encode([1, "start", 3]))) == []
+    assert list(reader.feed(wire.encode([2, "finish", 3, 0.5]))) == [events.Finished(3, 0.5)]
+
+
+def test_what_a_worker_keeps_waits_for_what_it_has_sent_before() -> None:
+    reader = EventReader()
+    list(reader.feed(wire.encode([0, *HELLO])))
+
+    assert list(reader.catch_up(wire.encode([2, "finish", 3, 0.5]))) == []
+    assert list(reader.feed(wire.encode([1, "start", 3]))) == [events.Started(3)]
+    assert list(reader.catch_up(wire.encode([2, "finish", 3, 0.5]))) == [events.Finished(3, 0.5)]
+
+
 def test_a_line_that_cannot_become_an_event_is_not_waited_for() -> None:
     """Rubbish without a line's end breaks the stream before it fills the memory."""
     found, _, broken = read_all([lines_of([HELLO]), b"x" * 10, b"x" * 10])

@@ -191,6 +191,13 @@ class Play:
         self.reports(shard, name, "teardown")
         return self.finishes(shard, name)
 
+    def says_that_passed(self, shard: int, name: str) -> list[str]:
+        """All of a test in one event."""
+        self._hands[self._attempts[shard]].remove(name)
+        times = [0.0, 0.0, 0.0]
+        event = events.Passed(self._place(shard, name), 1.0, [*times, []], times, times)
+        return self.tells(shard, event)
+
     def runs_its_hand(self, shard: int) -> list[str]:
         """It runs what it was sent and is sent meanwhile, then leaves if it was told to."""
         told: list[str] = []
@@ -386,6 +393,35 @@ def test_a_test_is_told_with_all_that_belongs_to_it_and_nothing_else() -> None:
     assert play.tells(1, warned) == ["outside 1.1: Warned"]
     assert play.tells(1, of_call) == ["outside 1.1: Reported"]
     assert play.tells(1, recorded) == ["outside 1.1: XmlRecorded"]
+
+
+def test_one_event_may_tell_all_of_a_test_that_passed() -> None:
+    one, other = Play("a b c"), Play("a b c")
+    for play in (one, other):
+        play.start()
+        play.collects(1)
+
+    told = [one.says_that_passed(1, name) for name in "abc"]
+
+    for name, said in zip("abc", told, strict=True):
+        started = other.starts(1, name)
+        other.reports(1, name, "setup")
+        other.reports(1, name, "call")
+        other.reports(1, name, "teardown")
+        assert said == [*started, *other.finishes(1, name)]
+    assert one.statuses() == other.statuses() == dict.fromkeys("abc", "passed")
+
+
+def test_quick_tests_that_passed_are_no_delay() -> None:
+    """Each of them has begun, although its start alone was never told."""
+    play = Play("a b c d", policy=replace(PATIENT, test_timeout=20.0))
+    play.start()
+    play.collects(1)
+    for now, name in ((12.0, "a"), (24.0, "b"), (36.0, "c")):
+        assert play.at(now) == []
+        play.says_that_passed(1, name)
+
+    assert play.at(48.0) == []
 
 
 def test_the_plan_is_told_once_with_what_was_collected() -> None:

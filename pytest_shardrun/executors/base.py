@@ -77,6 +77,19 @@ class ShardProcess(Protocol):
         """End everything that the attempt started; returns at once, harmless when gone."""
 
 
+@runtime_checkable
+class KeepsUnsent(Protocol):
+    """An attempt whose worker keeps events that it has not sent where they outlive it."""
+
+    def unsent(self) -> bytes:
+        """Their lines, and perhaps some that it has sent; a later line with a number replaces
+        those from that number on. Called by the thread that started the attempt.
+        """
+
+    def forget_unsent(self) -> None:
+        """Nobody will ask any more; idempotent."""
+
+
 class Executor(Protocol):
     """Starts attempts somewhere."""
 

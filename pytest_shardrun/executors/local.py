@@ -18,6 +18,7 @@ from . import guard, memory, processes
 from .base import LaunchError, LaunchOrder
 from .guardian import Guardian
 from .interpreter import interpreter_flags
+from .spools import SharedSpool
 
 _CHUNK: Final = 1 << 16
 
@@ -87,6 +88,7 @@ class WorkerProcess:
         mark: str,
         limit: memory.Limit,
         clean_up: Callable[[], None],
+        spool: SharedSpool | None,
         unborn: Callable[[WorkerProcess, int], None] | None = None,
     ) -> None:
         self.pipes: Final = pipes
@@ -98,6 +100,7 @@ class WorkerProcess:
         self._marks = marks_of(mark, attempt)
         self._limit = limit
         self._clean_up = clean_up
+        self._spool = spool
         self._was_killed = False
         #: Gets the signals of an attempt that has no process yet.
         self._unborn = unborn
@@ -132,6 +135,7 @@ class WorkerProcess:
     def give_up(self) -> None:
         """There will be no process, and nobody waits for one."""
         self._limit.close()
+        self.forget_unsent()
         pipes = self.pipes
         for end in (*pipes.stdin, *pipes.stream, *pipes.output):
             os.close(end)
@@ -162,6 +166,14 @@ class WorkerProcess:
 
     def receive_output(self) -> bytes:
         return _read(self.pipes.output[0])
+
+    def unsent(self) -> bytes:
+        return b"" if self._spool is None else self._spool.read()
+
+    def forget_unsent(self) -> None:
+        spool, self._spool = self._spool, None
+        if spool is not None:
+            spool.close()
 
     def wait(self) -> Exit:
         self._begun.wait()

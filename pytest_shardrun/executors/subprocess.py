@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import final
 
 from ..model import Attempt
+from ..worker.spool import VARIABLE as SPOOL
 from . import memory
 from .base import LaunchError, LaunchOrder
 from .guardian import Guardian, start_guard
 from .local import WorkerProcess, open_pipes, spawn
 from .places import Places, open_places
+from .spools import open_spool
 
 __all__ = ["SubprocessExecutor", "WorkerProcess"]
 
@@ -57,14 +59,19 @@ class SubprocessExecutor:
         environment = dict(self.place(attempt))
         limit = self._limit(order)
         environment.update(limit.environment)
+        pipes = open_pipes()
+        spool = open_spool()
+        if spool is not None:
+            environment[SPOOL] = spool.path
         return WorkerProcess(
             attempt,
-            open_pipes(),
+            pipes,
             environment,
             guardian,
             self.mark,
             limit,
             lambda: self._forget(attempt),
+            spool,
             unborn,
         )
 

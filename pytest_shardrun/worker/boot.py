@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Mapping
 from typing import Any, Final, NoReturn
 
-from . import marks
+from . import marks, spool
 from .leaving import disown_exit_handlers, leave, run_and_leave
 from .stream import Stream, copy_above
 
@@ -48,6 +48,7 @@ boot.main(launch)
 def main(launch: Mapping[str, Any]) -> NoReturn:
     """Run one attempt of a shard; ``launch`` is the first line that the controller sent."""
     stream = Stream(*_take_stream())
+    stream.keep_in(os.environ.pop(spool.VARIABLE, None))
     control = os.environ.pop(CONTROL_VARIABLE, None)
     _register_stacks()
     # It was only meant to give all shards of a run the same order of sets.

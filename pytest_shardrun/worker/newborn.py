@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import pytest
 
-from . import capturing, marks, wire
+from . import capturing, marks, spool, wire
 from .leaving import disown_exit_handlers
 from .obstacles import Watch
 from .stream import Stream
@@ -83,7 +83,7 @@ def be_born(
     # A group to kill, as a fresh interpreter would lead it.
     os.setsid()
     move(stream, before.output, descriptors)
-    take_place(launch["identity"])
+    take_place(stream, launch["identity"])
     marks.show_environment()
     disown_exit_handlers()
     for descriptor in before.files_to_reopen:
@@ -101,10 +101,11 @@ def move(stream: Stream, before: tuple[int, int], descriptors: list[int]) -> Non
     stream.move(read_end, write_end)
 
 
-def take_place(variables: Mapping[str, str]) -> None:
+def take_place(stream: Stream, variables: Mapping[str, str]) -> None:
     """Say in the environment who and where this process is, its temporary directory included."""
     before = os.environ.get("TMPDIR")
     os.environ.update(variables)
+    stream.keep_in(os.environ.pop(spool.VARIABLE, None))
     if tempfile.tempdir == before:
         # Looked up again when it is needed.
         tempfile.tempdir = None

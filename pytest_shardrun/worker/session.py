@@ -10,7 +10,7 @@ import sys
 import time
 import warnings
 from collections import deque
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -77,7 +77,14 @@ class ShardWorker:
         self._queue: deque[int] = deque()
         self._more = True
         self._finishing = False
+        #: How many tests are left in the queue when it is time for others to be sent.
+        self._low_water = 0
         self._running: int | None = None
+        #: What was reported of the running test, as far as there are only times.
+        self._briefs: list[str] = []
+        self._is_eventful = False
+        #: Places of tests for which others may have to wait.
+        self._needing: frozenset[int] = frozenset()
         self._has_reported = False
         self._collecting = ""
         self._collectors: list[pytest.CollectReport] = []
@@ -242,10 +249,12 @@ class ShardWorker:
         try:
             result = yield
             # A mark with an impossible value is refused like an impossible argument.
-            digest = _digest(session.items)
+            found = [needs.need_of(item) for item in session.items]
+            digest = _digest(session.items, found)
         except pytest.UsageError as error:
             self._refuse(error)
             raise
+        self._needing = frozenset(place for place, need in enumerate(found) if need)
         self._send("collected", len(session.items), digest, session.testsfailed)
         if not _is_interrupted(session):
             if self._warm is not None:
@@ -323,6 +332,7 @@ class ShardWorker:
             case ["run", positions, more]:
                 self._queue.extend(positions)
                 self._more = more
+                self._low_water = len(self._queue) // 2
             case ["list"]:
                 for report in self._collectors:
                     data = self._serialise(report)
@@ -359,20 +369,40 @@ class ShardWorker:
         item = self._session.items[position]
         self._running = position
         # A plugin may keep the report of a set-up to itself, as flaky does.
-        self._has_reported = False
-        self._send("start", position)
+        self._has_reported = self._is_eventful = False
+        self._briefs.clear()
+        stream = self._stream
+        first = stream.sequence
+        stream.put_text(f'"start",{position}')
+        if self._more and len(self._queue) == self._low_water:
+            stream.flush()
+        else:
+            stream.flush_in_time()
         self._fixtures.reset()
         started = self._clock()
         self._config.hook.pytest_runtest_protocol(item=item, nextitem=nextitem)
-        seconds = self._clock() - started
-        for child in self._children.new():
-            self._stream.put("child", child)
-        if shared := self._fixtures.seconds:
-            setup = self._fixtures.setup_seconds
-            self._stream.put("finish", position, seconds, shared, setup)
+        self._finish(position, first, self._clock() - started)
+        if self._is_eventful or position in self._needing:
+            # Somebody may wait for it.
+            stream.flush()
         else:
-            self._stream.put("finish", position, seconds)
+            stream.check()
         self._running = None
+
+    def _finish(self, position: int, first: int, seconds: float) -> None:
+        stream = self._stream
+        for child in self._children.new():
+            stream.put("child", child)
+        if shared := self._fixtures.seconds:
+            stream.put("finish", position, seconds, shared, self._fixtures.setup_seconds)
+        elif (
+            len(self._briefs) == len(brief.PHASES)
+            and stream.sequence - first == 1 + len(brief.PHASES)
+            and stream.holds(first)
+        ):
+            stream.fold(first, f'"passed",{position},{seconds!r},{",".join(self._briefs)}')
+        else:
+            stream.put_text(f'"finish",{position},{seconds!r}')
 
     @pytest.hookimpl
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -385,13 +415,19 @@ class ShardWorker:
         if self._running is not None and self._may_abridge:
             item = self._session.items[self._running]
             data = brief.abridge(report, item, is_first=not self._has_reported)
-        if data is None:
-            data = self._serialise(report)
         self._has_reported = True
-        self._stream.put("report", self._running, report.when, report.outcome, xfail, data)
+        if data is not None:
+            text = brief.text_of(data)
+            if brief.PHASES[len(self._briefs) :][:1] == (report.when,):
+                self._briefs.append(text)
+            self._stream.put_text(f'"report",{self._running},"{report.when}","passed",false,{text}')
+        else:
+            self._is_eventful = self._is_eventful or report.outcome not in ("passed", "skipped")
+            data = self._serialise(report)
+            self._stream.put("report", self._running, report.when, report.outcome, xfail, data)
         if report.when != "teardown":
             # At once: who sees the process die next must know how far the test had come.
-            self._stream.flush()
+            self._stream.secure()
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_makereport(self, call: pytest.CallInfo[Any]) -> None:
@@ -522,12 +558,12 @@ def _marked(item: pytest.Item) -> tuple[str | None, bool]:
     return "_".join(sorted(names)) or None, serial
 
 
-def _digest(items: list[pytest.Item]) -> str:
+def _digest(items: list[pytest.Item], found: Sequence[list[object] | None]) -> str:
     hashed = hashlib.sha256()
-    for item in items:
+    for item, need in zip(items, found, strict=True):
         group, serial = _marked(item)
         line = f"{item.nodeid}\0{group or ''}\0{serial}\0{limits.limits_of(item)}"
-        if need := needs.need_of(item):
+        if need:
             line += f"\0{need}"
         line += "\n"
         hashed.update(line.encode("utf-8", "surrogatepass"))

@@ -6,9 +6,14 @@ import fcntl
 import os
 import resource
 import select
-from typing import Any
+import time
+from typing import Any, Final
 
 from . import wire
+from .spool import Spool, open_spool
+
+#: How long events wait for others, in seconds, where they would outlive this process.
+BATCH_SECONDS: Final = 0.05
 
 
 class Stream:
@@ -27,16 +32,61 @@ class Stream:
         self._process = os.getpid()
         self._getpid = os.getpid
         self._exit = os._exit
+        self._clock = time.perf_counter
+        self._flag = fcntl.fcntl
         self._received = b""
         self._pending: list[bytes] = []
-        self._sequence = 0
+        #: The number of the next event.
+        self.sequence = 0
+        #: The number of the first event that was not sent.
+        self._unsent_from = 0
+        self._sent_at = 0.0
+        self._spool: Spool | None = None
         #: What was sent, where forks will have to send it again.
         self._sent: list[bytes] | None = None
 
     def put(self, *event: object) -> None:
-        """Add an event to what the next flush sends."""
-        self._pending.append(self._encode([self._sequence, *event]))
-        self._sequence += 1
+        """Add an event to what the next flush sends.
+
+        Nothing in a child that a test forked, which is not the worker.
+        """
+        if self._getpid() == self._process:
+            self._add(self._encode([self.sequence, *event]))
+
+    def put_text(self, content: str) -> None:
+        """Add an event that is JSON already, but for its number and brackets."""
+        if self._getpid() == self._process:
+            self._add(f"[{self.sequence},{content}]\n".encode("ascii"))
+
+    def fold(self, first: int, content: str) -> None:
+        """Put an event for those from number ``first`` on and one more; all are unsent."""
+        if self._getpid() == self._process:
+            del self._pending[first - self.sequence :]
+            self._add(f"[{first},{content}]\n".encode("ascii"))
+
+    def holds(self, number: int) -> bool:
+        """Whether the events from this number on are unsent."""
+        return number >= self._unsent_from
+
+    def _add(self, line: bytes) -> None:
+        self._pending.append(line)
+        self.sequence += 1
+        if self._spool is not None and not self._spool.add(line):
+            self.flush()
+
+    def secure(self) -> None:
+        """See to it that what was put outlives this process."""
+        if self._spool is None:
+            self.flush()
+
+    def flush_in_time(self) -> None:
+        """Send what was put, if it need not wait for more."""
+        if self._spool is None or self._clock() - self._sent_at >= BATCH_SECONDS:
+            self.flush()
+
+    def check(self) -> None:
+        """Raise ``OSError`` where the stream was closed, as by a test that closes descriptors."""
+        self._flag(self._write_descriptor, fcntl.F_GETFD)
 
     def flush(self) -> None:
         """Send what was put; nothing in a child that a test forked, which is not the worker."""
@@ -44,9 +94,13 @@ class Stream:
         self._pending.clear()
         if self._getpid() != self._process:
             return
+        self._unsent_from = self.sequence
         if self._sent is not None:
             self._sent.append(data)
         self._write_all(data)
+        if self._spool is not None:
+            self._spool.clear()
+        self._sent_at = self._clock()
 
     def _write_all(self, data: bytes) -> None:
         view = memoryview(data)
@@ -73,6 +127,10 @@ class Stream:
         """Keep what is sent from now on for ``move``."""
         self._sent = []
 
+    def keep_in(self, path: str | None) -> None:
+        """Let what is put from now on outlive this process, in memory shared by this name."""
+        self._spool = None if path is None else open_spool(path, _lowest_descriptor())
+
     def close(self) -> None:
         """Give up the descriptors; forks go on with others."""
         os.close(self._read_descriptor)
@@ -96,9 +154,12 @@ class Stream:
 
 def copy_above(descriptor: int) -> int:
     """A copy of a descriptor, out of the way of tests that count on low numbers."""
-    soft_limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    lowest = wire.FIRST_DESCRIPTOR
-    if soft_limit != resource.RLIM_INFINITY:
-        lowest = min(lowest, soft_limit // 2)
     # Not inheritable: a child that a test leaves behind cannot hold the stream open.
-    return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, lowest)
+    return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _lowest_descriptor())
+
+
+def _lowest_descriptor() -> int:
+    soft_limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft_limit == resource.RLIM_INFINITY:
+        return wire.FIRST_DESCRIPTOR
+    return min(wire.FIRST_DESCRIPTOR, soft_limit // 2)

@@ -66,7 +66,7 @@ class Warm:
             # What was set up while pytest was configured is taken down.
             pytest.exit("shards are started in another way", returncode=0)
         newborn.move(stream, newborn.output_file(), descriptors)
-        newborn.take_place(json.loads(place.partition(b" ")[2]))
+        newborn.take_place(stream, json.loads(place.partition(b" ")[2]))
         return False
 
     def serve(self, config: pytest.Config, stream: Stream) -> Mapping[str, Any]:
