@@ -84,8 +84,9 @@ class EventReader:
                 raise
             # What the environment prints before the worker has taken the stream, and it may not
             # have ended its last line.
-            banner, hello, rest = line.partition(_HELLO)
-            yield banner + b"\n"
+            # No text of the event itself can look like this: quotes in it are escaped.
+            banner, hello, rest = line.rpartition(_HELLO)
+            yield (banner if hello else line) + b"\n"
             if not hello:
                 return
             event = read_event(hello + rest, 0)
