@@ -20,8 +20,10 @@ from .docker_home import Homecoming, Wanted
 #: How often the agent hears from us, and what silence of its means that it is lost; seconds.
 PING_SECONDS: Final = 10.0
 SILENCE_SECONDS: Final = 60.0
-#: How long the agent may take to end its worker before the container is given up.
+#: How long the agent may be silent while it ends its worker before the container is given up.
 KILL_SECONDS: Final = 5.0
+#: How long it may take, with the files that it brings home.
+FILES_SECONDS: Final = 60.0
 #: How long a container may take to end after its stream has.
 END_SECONDS: Final = 10
 #: How long a daemon that does not answer is waited for: it may be restarted; seconds.
@@ -96,6 +98,8 @@ class Container:
         self._daemon = daemon
         self._recipe = recipe
         self._name = recipe.name
+        #: When it last said something.
+        self.heard = time.monotonic()
         #: Under this name, as far as we know.
         self._is_created = False
         self._outgoing: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
@@ -274,6 +278,7 @@ class Container:
                 data = attachment.receive(SILENCE_SECONDS)
                 if not data:
                     break
+                self.heard = time.monotonic()
                 for frame in reader.feed(data):
                     refusal = self._take(frame)
                     if refusal is not None:
@@ -544,8 +549,14 @@ class ContainerAttempt:
             self._container.send(b"K", name.encode("ascii"), self.number)
 
     def _make_sure(self) -> None:
-        if not self._ended.wait(KILL_SECONDS):
-            self._container.give_up("its container did not obey and was removed")
+        # It may have files to bring home.
+        by = time.monotonic() + KILL_SECONDS
+        last = time.monotonic() + FILES_SECONDS
+        while not self._ended.wait(max(0.0, by - time.monotonic())):
+            by = min(self._container.heard + KILL_SECONDS, last)
+            if time.monotonic() >= by:
+                self._container.give_up("its container did not obey and was removed")
+                return
 
 
 def _read_exit(content: bytes) -> Exit:

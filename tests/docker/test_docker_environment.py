@@ -197,6 +197,34 @@ def test_writes(tmp_path):
     assert "--shard-write-back=GLOB brings them home" in run.stdout
 
 
+def test_files_of_a_test_that_was_ended_come_home_however_many_they_are(
+    tmp_path: Path, docker_image: str
+) -> None:
+    (tmp_path / "test_it.py").write_text(
+        """
+import pathlib, time
+
+def test_hangs():
+    pathlib.Path("shots").mkdir()
+    for number in range(200):
+        pathlib.Path(f"shots/{number}").write_bytes(bytes(1 << 20))
+    time.sleep(600)
+"""
+    )
+
+    run = in_containers(
+        tmp_path,
+        docker_image,
+        "--shard-collect-files=shots/*",
+        "--shard-test-timeout=5s",
+        "--shard-grace=0.1s",
+    )
+
+    assert run.counts == {"failed": 1}, run.show()
+    sizes = [each.stat().st_size for each in (tmp_path / "shard-files").rglob("shots/*")]
+    assert sizes == [1 << 20] * 200
+
+
 def test_coverage_is_that_of_a_plain_run(tmp_path: Path, docker_image: str) -> None:
     runs = []
     for name in ("one", "two"):
