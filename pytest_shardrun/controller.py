@@ -6,7 +6,6 @@ import gc
 import itertools
 import os
 import random
-import shlex
 import signal
 import sys
 import time
@@ -33,6 +32,7 @@ from .model import Attempt, EndingKind, HaltWhy, Item, Plan
 from .nodes import Node
 from .planning.outlook import counts_to_show, outlooks
 from .planning.splitters import Splitter, make_plan
+from .repeating import replay_command
 from .replay import Replay
 from .reporting.balance import what_if
 from .reporting.journal import CACHE_NAME, Journal, journal_directory
@@ -43,7 +43,7 @@ from .settings import Settings
 from .starting import remember_obstacle
 from .supervisor import Supervisor
 from .timekeeping import Timekeeper
-from .worker import options, wire
+from .worker import wire
 from .worker.identity import ShardIdentity
 from .worker.recorder import record_xml
 from .worker.stand_ins import name_of
@@ -107,7 +107,9 @@ class Controller:
             # Tests of several files end in turn: their letters make one line.
             reporter.showfspath = False
         self._terminal = ShardTerminal(config, self._run_id)
-        self._terminal.offer_replay(self._replay_command())
+        if config.pluginmanager.hasplugin("cacheprovider"):
+            arguments = [str(each) for each in config.invocation_params.args]
+            self._terminal.offer_replay(lambda name: replay_command(arguments, name))
         config.pluginmanager.register(self._terminal, "shardrun-terminal")
         path = config.getoption("xmlpath", None)
         if path:
@@ -133,12 +135,6 @@ class Controller:
             if limit is not None:
                 text += f", {name} timeout {limit:g} s"
         return f"{text}, run {self._run_id}"
-
-    def _replay_command(self) -> str:
-        arguments = [str(each) for each in self._config.invocation_params.args]
-        kept = [each for each in without_shard_options(arguments) if not _writes_junit(each)]
-        rest = shlex.join(kept).replace("{", "{{").replace("}", "}}")
-        return f"pytest --shard-replay {{replay}} {rest}".rstrip()
 
     # The run
 
@@ -694,24 +690,3 @@ def _describe_main() -> dict[str, str | None]:
         "file": getattr(module, "__file__", None),
         "spec": getattr(getattr(module, "__spec__", None), "name", None),
     }
-
-
-def _writes_junit(argument: str) -> bool:
-    # A replay must not replace the report of the whole run.
-    return argument.startswith(("--junitxml=", "--junit-xml="))
-
-
-def without_shard_options(arguments: Sequence[str]) -> list[str]:
-    """The arguments without those that split the run."""
-    flags = {option.flag: option.metavar is not None for option in options.OPTIONS}
-    kept: list[str] = []
-    skip = False
-    for argument in arguments:
-        flag, equals, _ = argument.partition("=")
-        if skip:
-            skip = False
-        elif flag in flags:
-            skip = flags[flag] and not equals
-        else:
-            kept.append(argument)
-    return kept

@@ -70,9 +70,18 @@ RECIPES: Final[dict[str, Recipe]] = {
     ),
     # Its tests import a name that pytest 9 does not have any more.
     "flask": Recipe(requirements=("pytest<9",)),
+    "httpcore": Recipe(
+        requirements=("httpcore[http2,socks]", "anyio", "pytest-httpbin", "pytest-trio", "trio")
+    ),
+    "idna": Recipe(requirements=("hypothesis",)),
     "itsdangerous": Recipe(requirements=("freezegun",)),
     "jinja2": Recipe(requirements=("trio",)),
+    "marshmallow": Recipe(
+        explained=(("*test_invalid_datetime_deserialization[[]*", "its node ids have the time"),)
+    ),
+    "pyproject-hooks": Recipe(requirements=("setuptools", "testpath")),
     "pytest-asyncio": Recipe(arguments=("tests",)),
+    "pytest-mock": Recipe(requirements=("pytest-asyncio",)),
     "python-dateutil": Recipe(
         requirements=("attrs", "freezegun", "hypothesis", "pytest-cov", "six")
     ),

@@ -58,6 +58,7 @@ ROWS: Final[dict[int, tuple[str, ...]]] = {
         "events",
         "explanations",
         "identity",
+        "repeating",
         "notices",
         "planning.",
         "precedence",

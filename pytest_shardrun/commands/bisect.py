@@ -169,7 +169,7 @@ class Trial:
 
 def wanted_arguments(arguments: Sequence[str]) -> list[str]:
     """The arguments of the run, without those that would get in the way."""
-    from ..controller import without_shard_options
+    from ..repeating import without_shard_options
 
     kept: list[str] = []
     skip = False

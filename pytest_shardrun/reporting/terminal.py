@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import pytest
@@ -48,7 +48,7 @@ class ShardTerminal:
         self._started = time.monotonic()
         self._figures = Figures()
         self._balance = Balance()
-        self._replay_line = ""
+        self._replay_command: Callable[[str], str] | None = None
         self._shows_output_at_once = _wants_output(config)
 
     @property
@@ -219,9 +219,9 @@ class ShardTerminal:
             return "flaky", "f", ("FLAKY", {"yellow": True})
         return None
 
-    def offer_replay(self, arguments: str) -> None:
-        """Remember the options that a replay needs besides its name."""
-        self._replay_line = arguments
+    def offer_replay(self, command: Callable[[str], str]) -> None:
+        """Remember how a shard is run again, by its name."""
+        self._replay_command = command
 
     def add_stats(self) -> None:
         """Put what no report stands for into pytest's own summary line."""
@@ -307,14 +307,14 @@ class ShardTerminal:
 
     def _offer_replays(self) -> None:
         failed = [each for each in self._figures.shards.values() if each.failed]
-        if not failed or not self._replay_line:
+        if not failed or self._replay_command is None:
             return
         failed.sort(key=lambda each: each.number)
         shown = failed[: self._most_shards]
         for figures in shown:
             self._line(
                 f"to repeat shard {figures.number} ({figures.failed} failed): "
-                f"{self._replay_line.format(replay=f'{self._run_id}:{figures.number}')}"
+                f"{self._replay_command(f'{self._run_id}:{figures.number}')}"
             )
         if len(shown) < len(failed):
             self._line(f"... and {len(failed) - len(shown)} more (-v shows all)")
