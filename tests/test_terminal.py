@@ -207,7 +207,7 @@ def test_a_run_ends_with_its_table_its_sum_and_how_to_repeat_what_failed(
             "speed-up *: *s of tests in *s, shards busy for *% of it",
             "slowest test: *s test_*.py::test_?",
             "ledger: 4 collected = 1 passed + 1 failed + 1 skipped + 1 xfailed",
-            f"to repeat shard 1 (1 failed): pytest --shard-replay {run_id[1]}:1 *-k test",
+            f"to repeat shard 1 (1 failed): * -m pytest --shard-replay {run_id[1]}:1 *-k test",
             "=* 1 failed, 1 passed, 1 skipped, 1 xfailed in *s =*",
         ]
     )
@@ -223,7 +223,9 @@ def test_a_quiet_run_has_no_table_but_says_how_to_repeat_what_failed(
     result.stdout.no_fnmatch_line("plan *")
     result.stdout.no_fnmatch_line("*of the wall*")
     result.stdout.no_fnmatch_line("ledger: *")
-    result.stdout.fnmatch_lines(["to repeat shard 1 (1 failed): pytest --shard-replay *:1 *-q"])
+    result.stdout.fnmatch_lines(
+        ["to repeat shard 1 (1 failed): python* -m pytest --shard-replay *:1 *-q"]
+    )
 
 
 @pytest.mark.parametrize("start", ["fork", "spawn"])
