@@ -16,11 +16,12 @@ from __future__ import annotations
 import importlib.util
 import re
 import shlex
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from comparison import CORPUS, differences, run_pytest, stopped_differences
+from comparison import CORPUS, Run, differences, run_pytest, stopped_differences
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,17 @@ class Suite:
             path = directory / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
+
+
+@dataclass(frozen=True, slots=True)
+class PlainRun:
+    """How a suite went without shards."""
+
+    suite: Suite
+    arguments: tuple[str, ...]
+    #: Has a directory for each run.
+    parent: Path
+    run: Run
 
 
 def read_suite(path: Path) -> Suite:
@@ -70,27 +82,35 @@ def missing(need: str) -> bool:
 def cases() -> list[object]:
     suites = [read_suite(path) for path in sorted(CORPUS.glob("*.txtar"))]
     return [
-        pytest.param(suite, run, id=f"{suite.name}: pytest {run}".strip())
+        pytest.param((suite, run), id=f"{suite.name}: pytest {run}".strip())
         for suite in suites
         for run in suite.runs
     ]
 
 
-@pytest.mark.parametrize(("suite", "arguments"), cases())
-def test_a_sharded_run_reports_what_pytest_reports(
-    suite: Suite, arguments: str, tmp_path: Path
-) -> None:
+# The plain run is made once for all ways to start shards.
+@pytest.fixture(scope="module", params=cases())
+def plain_run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> PlainRun:
+    suite, arguments = request.param
     for need in suite.needs:
         if missing(need):
             pytest.skip(f"needs {need}")
-    args = shlex.split(arguments)
-    # Both directories have the same name, for it is one of the tests' keywords.
-    plain_directory, sharded_directory = tmp_path / "one/suite", tmp_path / "two/suite"
-    suite.write(plain_directory)
-    suite.write(sharded_directory)
+    args = tuple(shlex.split(arguments))
+    parent = tmp_path_factory.mktemp("runs")
+    suite.write(parent / "plain/suite")
+    return PlainRun(suite, args, parent, run_pytest(parent / "plain/suite", *args))
 
-    plain = run_pytest(plain_directory, *args)
-    sharded = run_pytest(sharded_directory, "--shards=3", *suite.shard_arguments, *args)
+
+@pytest.mark.parametrize("start", ["fork", "spawn"] if sys.platform == "linux" else ["spawn"])
+def test_a_sharded_run_reports_what_pytest_reports(plain_run: PlainRun, start: str) -> None:
+    suite, args, plain = plain_run.suite, plain_run.arguments, plain_run.run
+    # The directories have the same name, for it is one of the tests' keywords, and paths of the
+    # same length, for long messages are cut.
+    directory = plain_run.parent / f"{start:_<5}" / "suite"
+    suite.write(directory)
+
+    options = ("--shards=3", f"--shard-start={start}", *suite.shard_arguments)
+    sharded = run_pytest(directory, *options, *args)
 
     found = (stopped_differences if suite.stops else differences)(plain, sharded)
     found += [
