@@ -27,7 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = options.names or [*known, "idle", "planning"]
     adopt_orphans()
     status = 0
-    print("\n".join(machine(options.start)), flush=True)
+    starts = options.start or ["auto"]
+    print("\n".join(machine()), flush=True)
     comparisons = []
     with tempfile.TemporaryDirectory(prefix="benchmarks-") as scratch:
         directory = options.cache or Path(scratch)
@@ -37,17 +38,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     print("\n".join(["", *growth_table(measure_growth(SIZES))]), flush=True)
                 elif name == "idle":
                     place = known["small"].build(Path(scratch) / "idle")
-                    idle = measure_idle(place, pairs=4 * options.pairs, say=say)
+                    idle = measure_idle(place, pairs=8 * options.pairs, say=say)
                     print(f"\n{idle_line(idle)}", flush=True)
                 else:
                     workload = known.get(name) or real_suite(name.removeprefix("real-"))
                     root = Path(scratch) if name in known and not is_real(workload) else directory
                     place = workload.build(root / name)
-                    done = compare(
-                        workload, place, pairs=options.pairs, start=options.start, say=say
-                    )
-                    comparisons.append(done)
-                    say("\n".join(comparison_table([done])))
+                    done = compare(workload, place, pairs=options.pairs, starts=starts, say=say)
+                    comparisons += done
+                    say("\n".join(comparison_table(done)))
             except (MeasuringError, SuiteError) as error:
                 say(f"{name}: {error}")
                 print(f"\n**{name}** could not be measured: {str(error).splitlines()[0]}")
@@ -69,8 +68,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--pairs", type=int, default=5, help="how many pairs of runs (default: 5)")
     parser.add_argument(
         "--start",
+        action="append",
         choices=("auto", "fork", "spawn"),
-        help="how shards are started (default: as pytest-shardrun does it)",
+        help="how shards are started (default: auto); given twice, both are measured in turn",
     )
     parser.add_argument("--cache", type=Path, help="keep the suites from PyPI in this directory")
     parsed = parser.parse_args(arguments)
@@ -87,7 +87,7 @@ def is_real(workload: Workload) -> bool:
     return workload.name.startswith("real-")
 
 
-def machine(start: str | None) -> list[str]:
+def machine() -> list[str]:
     """Where and what is measured, in a line."""
     packages = ", ".join(
         f"{name} {version(name)}" for name in ("pytest-shardrun", "pytest", "pytest-xdist")
@@ -95,8 +95,7 @@ def machine(start: str | None) -> list[str]:
     cpus = len(os.sched_getaffinity(0))
     return [
         f"{platform.system()} {platform.release()}, {platform.machine()}, {cpus} CPUs, load "
-        f"{os.getloadavg()[0]:.1f}; Python {platform.python_version()}, {packages}; "
-        f"--shard-start {start or 'as it is'}"
+        f"{os.getloadavg()[0]:.1f}; Python {platform.python_version()}, {packages}"
     ]
 
 

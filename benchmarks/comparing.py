@@ -34,6 +34,8 @@ class Comparison:
     """What was measured on one workload."""
 
     workload: Workload
+    #: How shards were started.
+    start: str
     pairs: int
     #: Of plain pytest, in seconds.
     plain: float
@@ -55,32 +57,44 @@ class Comparison:
 
     @property
     def bar(self) -> float:
+        if self.start == "spawn":
+            return 1.0
         short = self.workload.bar_if_short
         return short if short is not None and self.plain < 10 else self.workload.bar
 
 
 def compare(
-    workload: Workload, place: Place, *, pairs: int, start: str | None, say: Callable[[str], None]
-) -> Comparison:
-    """Run the workload in all ways once to warm up, then in turn, so many times."""
+    workload: Workload,
+    place: Place,
+    *,
+    pairs: int,
+    starts: Sequence[str],
+    say: Callable[[str], None],
+) -> list[Comparison]:
+    """Run the workload in all ways once to warm up, then in turn, so many times.
+
+    There is a comparison for each of `starts`, all with the same runs of pytest-xdist.
+    """
     count = str(workload.shards)
-    ours = ("--shards", count) if start is None else ("--shards", count, "--shard-start", start)
-    ways: dict[str, tuple[str, ...]] = {OURS: ours}
+    ours = {f"{OURS} {start}": start for start in starts}
+    ways: dict[str, tuple[str, ...]]
+    ways = {way: ("--shards", count, "--shard-start", start) for way, start in ours.items()}
     ways |= {mode: ("-p", "no:shardrun", "-n", count, "--dist", mode) for mode in XDIST_MODES}
     load_before = os.getloadavg()[0]
     remarks: list[str] = []
 
     collected = _run(workload, place, (*PLAIN, "--collect-only", "-q"))
     expected = _run(workload, place, PLAIN, may_crash=True)
-    warm = {OURS: _run(workload, place, ours)}
-    limit = PATIENCE + 10 * max(expected.seconds, warm[OURS].seconds)
+    warm = {way: _run(workload, place, ways[way]) for way in ours}
+    limit = PATIENCE + 10 * max(expected.seconds, *map(_wall, warm.values()))
     for mode in XDIST_MODES:
         try:
             warm[mode] = _run(workload, place, ways[mode], timeout=limit)
         except MeasuringError as error:
             remarks.append(f"{mode}: {str(error).splitlines()[0]}")
     counts = {way: outcomes(cost.output) for way, cost in warm.items()}
-    reference = outcomes(expected.output) if expected.exit_code in RESULTS else counts[OURS]
+    has_plain = expected.exit_code in RESULTS
+    reference = outcomes(expected.output) if has_plain else counts[next(iter(ours))]
     for way in warm:
         if counts[way] != reference:
             remarks.append(f"{way} reported {described(counts[way])}, not {described(reference)}")
@@ -91,37 +105,44 @@ def compare(
     fastest = min(warm[mode].seconds for mode in contenders)
     contenders = [mode for mode in contenders if warm[mode].seconds <= HOPELESS * fastest]
 
-    costs: dict[str, list[Cost]] = {way: [] for way in (OURS, *contenders)}
+    costs: dict[str, list[Cost]] = {way: [] for way in (*ours, *contenders)}
     for number in range(1, pairs + 1):
         for way, taken in costs.items():
             taken.append(_run(workload, place, ways[way]))
         walls = ", ".join(f"{way} {taken[-1].seconds:.2f} s" for way, taken in costs.items())
         say(f"{workload.name}: pair {number}: {walls}")
     collected = min(collected, _run(workload, place, (*PLAIN, "--collect-only", "-q")), key=_wall)
-    if expected.exit_code in RESULTS:
+    if has_plain:
         expected = min(expected, _run(workload, place, PLAIN), key=_wall)
         plain = expected.seconds
     else:
         # One process cannot run it to its end.
         plain = float("nan")
     mode = min(contenders, key=lambda each: median(map(_wall, costs[each])))
-    mine, theirs = costs[OURS], costs[mode]
-    walls_of = [a.seconds / b.seconds for a, b in zip(mine, theirs, strict=True)]
-    return Comparison(
-        workload=workload,
-        pairs=pairs,
-        plain=plain,
-        bound=bound(workload, plain, collected.seconds),
-        ours=median(map(_wall, mine)),
-        mode=mode,
-        best=median(map(_wall, theirs)),
-        wall=median(walls_of),
-        cpu=median(a.cpu_seconds / b.cpu_seconds for a, b in zip(mine, theirs, strict=True)),
-        memory=median(a.peak_bytes / b.peak_bytes for a, b in zip(mine, theirs, strict=True)),
-        spread=(min(walls_of), max(walls_of)),
-        load=(load_before, os.getloadavg()[0]),
-        remarks=tuple(remarks),
-    )
+    theirs = costs[mode]
+    comparisons: list[Comparison] = []
+    for way, start in ours.items():
+        twos = list(zip(costs[way], theirs, strict=True))
+        walls_of = [mine.seconds / other.seconds for mine, other in twos]
+        comparison = Comparison(
+            workload=workload,
+            start=start,
+            pairs=pairs,
+            plain=plain,
+            bound=bound(workload, plain, collected.seconds),
+            ours=median(map(_wall, costs[way])),
+            mode=mode,
+            best=median(map(_wall, theirs)),
+            wall=median(walls_of),
+            cpu=median(mine.cpu_seconds / other.cpu_seconds for mine, other in twos),
+            memory=median(mine.peak_bytes / other.peak_bytes for mine, other in twos),
+            spread=(min(walls_of), max(walls_of)),
+            load=(load_before, os.getloadavg()[0]),
+            # The same for all.
+            remarks=() if comparisons else tuple(remarks),
+        )
+        comparisons.append(comparison)
+    return comparisons
 
 
 #: Without a plugin that could split the tests.
