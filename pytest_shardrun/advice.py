@@ -57,8 +57,8 @@ ADVICE: Final = (
     ),
     Advice(
         "pytest-harvest",
-        "each shard gathers the results of its own tests, and the run has none at its end",
-        "gather them in a run without shards, or use a JUnit or JSON file",
+        "the run has no results at its end, unless pytest-xdist is installed, too",
+        "install pytest-xdist beside it",
     ),
     Advice(
         "pytest-order",
