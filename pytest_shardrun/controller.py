@@ -284,6 +284,9 @@ class Controller:
 
     def _raise_early_end(self, session: pytest.Session) -> None:
         """End the session as pytest would have, had it run the tests itself."""
+        if self._refused is not None:
+            # A test or a hook between the tests has found the options or settings at fault.
+            raise pytest.UsageError(*self._refused)
         number = self._supervisor.signalled
         if number == signal.SIGINT:
             raise KeyboardInterrupt

@@ -243,6 +243,29 @@ def test_what_pytest_refuses_is_said_once_and_by_no_shard(
     result.stdout.no_fnmatch_line("*shard 1]*")
 
 
+def test_what_pytest_refuses_between_the_tests_ends_the_run_as_it_does_without_shards(
+    pytester: pytest.Pytester,
+) -> None:
+    pytester.makeconftest(
+        """
+        import pytest
+
+        def pytest_runtest_logstart(nodeid):
+            if "test_2" in nodeid:
+                raise pytest.UsageError("the settings do not fit")
+        """
+    )
+    pytester.makepyfile("def test_1(): pass\ndef test_2(): pass\ndef test_3(): pass")
+
+    plain = pytester.runpytest_subprocess("-p", "no:shardrun")
+    result = pytester.runpytest_subprocess("--shards=1")
+
+    assert result.ret == plain.ret == pytest.ExitCode.USAGE_ERROR
+    assert "ERROR: the settings do not fit" in plain.errlines
+    assert "ERROR: the settings do not fit" in result.errlines
+    result.stdout.fnmatch_lines(["ledger: 3 collected = 1 passed + 2 not run"])
+
+
 def test_verbose_lines_carry_their_shard(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(test_a="def test_1(): pass", test_b="def test_2(): pass")
 
