@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -87,6 +88,10 @@ def fork_early(config: pytest.Config, sys_path: Sequence[str]) -> None:
     mark = f"SHARDRUN_RUN={identity.run_id}"
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
+    # What is there now stays: no collection of garbage need touch, and thereby copy, it in any of
+    # the processes that share it. A host that calls pytest gets its garbage back.
+    gc.freeze()
+    config.add_cleanup(gc.unfreeze)
     pid = os.fork()
     if pid == 0:
         control.close()
