@@ -248,6 +248,11 @@ class Dispatcher:
         known = self._shards.get(shard)
         return known is not None and bool(known.in_flight)
 
+    def may_wait(self, shard: int) -> bool:
+        """Whether this shard has so little in flight that it may be waiting for more."""
+        known = self._shards.get(shard)
+        return known is None or len(known.in_flight) <= LEAST_AHEAD
+
     def is_in_flight(self, shard: int, position: int) -> bool:
         """Whether this test was sent to this shard and is not finished."""
         known = self._shards.get(shard)

@@ -121,8 +121,11 @@ class Replay:
         Where other tries follow, what has failed in this one is a rerun, as plugins know it.
         """
         reports: list[pytest.TestReport] = []
+        is_brief = False
         for event in done.reports:
-            reports.append(self._report_of_test(done, event, reports[-1] if reports else None))
+            before = reports[-1] if reports else None
+            reports.append(self._report_of_test(done, event, before, before_is_brief=is_brief))
+            is_brief = type(event.data) is list
         if done.blame is not None:
             sections = [*(reports[-1].sections if reports else ()), *captured]
             reports.append(self._blame(done, done.blame, sections))
@@ -200,10 +203,17 @@ class Replay:
         return node
 
     def _report_of_test(
-        self, done: notices.TestDone, event: Reported, before: pytest.TestReport | None
+        self,
+        done: notices.TestDone,
+        event: Reported,
+        before: pytest.TestReport | None,
+        *,
+        before_is_brief: bool,
     ) -> pytest.TestReport:
         if type(event.data) is not list:
             return self._report(done.attempt, event)
+        if before is not None and event.data[3] is None and before_is_brief:
+            return brief.restore_next(event.data, before, event.when)
         item = done.item
         report = brief.restore(event.data, before, item.nodeid, item.location, event.when)
         return self._from_shard(done.attempt, report)

@@ -785,8 +785,13 @@ class Run:
             self._pump(shard, now)
 
     def _pump_idle(self, now: float) -> None:
+        dispatcher = self._dispatcher
+        if dispatcher is None:
+            return
         for shard in self._shards.values():
-            if shard.life is not None and shard.life.is_idle:
+            # Of quick tests little more is told than that they are over: to be between two of them
+            # is not to wait for others.
+            if shard.life is not None and shard.life.is_idle and dispatcher.may_wait(shard.number):
                 self._pump(shard, now)
 
     # Ends

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any, Final
 
 import pytest
 
-from pytest_shardrun.worker.brief import abridge, restore
+from pytest_shardrun.worker.brief import abridge, restore, restore_next, text_of
 
 LOCATION: Final = ("test_a.py", 3, "test_one")
 
@@ -54,6 +55,30 @@ def test_a_report_that_was_abridged_is_restored_as_it_was() -> None:
     assert content(after) == content(call)
 
 
+def test_the_next_report_of_a_test_is_restored_as_it_was_and_shares_nothing() -> None:
+    setup, call = report(), report(when="call", duration=0.5)
+    short = [abridge(setup, ITEM, is_first=True), abridge(call, ITEM, is_first=False)]
+    assert short[0] is not None
+    assert short[1] is not None
+
+    first = restore(short[0], None, ITEM.nodeid, LOCATION, "setup")
+    second = restore_next(short[1], first, "call")
+
+    assert content(second) == content(call)
+    second.sections.append(("title", "text"))
+    second.user_properties.append(("name", "value"))
+    second.keywords["more"] = 1  # type: ignore[index]
+    assert content(first) == content(setup)
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_the_text_of_a_report_in_short_is_its_json(is_first: bool) -> None:
+    short = abridge(report(keywords={'é\n"': 1, "a": 1}), ITEM, is_first=is_first)
+
+    assert short is not None
+    assert json.loads(text_of(short)) == short
+
+
 def test_the_keywords_are_sent_once() -> None:
     keywords = ["test_one", "test_a.py"]
     assert abridge(report(), ITEM, is_first=True) == [0.25, 1.0, 1.25, keywords]
@@ -79,6 +104,10 @@ def test_a_teardown_that_is_reported_alone_has_its_keywords() -> None:
         {"user_properties": [("name", "value")]},
         {"wasxfail": "reason"},
         {"added_by_a_plugin": 1},
+        {"duration": 1},
+        {"start": float("nan")},
+        {"when": "collect"},
+        {"keywords": {1: 1}},
         {"nodeid": "test_b.py::test_one"},
         {"location": ("test_a.py", 4, "test_one")},
     ],

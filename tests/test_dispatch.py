@@ -103,6 +103,19 @@ def test_a_worker_is_sent_about_a_tenth_of_a_second_ahead(seconds: float, ahead:
     assert 1 + len(batch.positions) == ahead
 
 
+def test_a_shard_may_wait_only_where_it_has_little_in_flight() -> None:
+    dispatch = dispatcher([module(*range(1000), seconds=0.001), module(2000)], joined=[1, 2])
+    for shard in (1, 2):
+        dispatch.next_batch(shard)
+    assert dispatch.may_wait(1)
+    dispatch.finished(1, 0, 0.001)
+
+    dispatch.next_batch(1)
+
+    assert not dispatch.may_wait(1)
+    assert dispatch.may_wait(2)
+
+
 def test_tiny_tests_are_sent_in_batches() -> None:
     dispatch = dispatcher([module(*range(1000), seconds=0.001)], joined=[1])
     batches = 0

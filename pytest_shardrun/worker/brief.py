@@ -96,3 +96,26 @@ def restore(
         start=start,
         stop=stop,
     )
+
+
+def restore_next(brief: list[Any], before: pytest.TestReport, when: Any) -> pytest.TestReport:
+    """What ``restore`` returns where ``before`` was abridged, too, in a fraction of the time.
+
+    What was added to ``before`` since then is in it as well.
+    """
+    duration, start, stop, _ = brief
+    report = pytest.TestReport.__new__(pytest.TestReport)
+    content = vars(report)
+    content.update(vars(before))
+    content.update(
+        keywords=dict(before.keywords),
+        outcome="passed",
+        longrepr=None,
+        when=when,
+        user_properties=[],
+        sections=[],
+        duration=duration,
+        start=start,
+        stop=stop,
+    )
+    return report
