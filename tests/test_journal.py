@@ -549,7 +549,7 @@ def test_the_printed_line_repeats_just_that_shard(pytester: pytest.Pytester) -> 
     result = pytester.runpytest_subprocess(*arguments)
     report = pytester.path.joinpath("report.xml").read_bytes()
     (line,) = [each for each in result.outlines if each.startswith("to repeat shard")]
-    found = re.fullmatch(r"to repeat shard (\d) \(1 failed\): pytest (.*)", line)
+    found = re.fullmatch(r"to repeat shard (\d) \(1 failed\): .*pytest (--shard-replay.*)", line)
     assert found is not None
 
     again = pytester.runpytest_subprocess(*found[2].split(), "-v")
