@@ -266,6 +266,21 @@ def test_what_pytest_refuses_between_the_tests_ends_the_run_as_it_does_without_s
     result.stdout.fnmatch_lines(["ledger: 3 collected = 1 passed + 2 not run"])
 
 
+def test_the_end_of_a_process_has_a_line_of_its_own(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        """
+        import os
+
+        def test_1(): pass
+        def test_2(): os._exit(3)
+        """
+    )
+
+    result = pytester.runpytest_subprocess("--shards=1")
+
+    assert "[shard 1] crashed with exit code 3" in result.outlines, result.outlines
+
+
 def test_verbose_lines_carry_their_shard(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(test_a="def test_1(): pass", test_b="def test_2(): pass")
 

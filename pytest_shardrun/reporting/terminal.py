@@ -327,6 +327,9 @@ class ShardTerminal:
     def _line(self, text: str, **markup: bool) -> None:
         if self._reporter is not None:
             self._reporter.ensure_newline()
+            # That looks for a file's name only, and letters of several files stand in a line.
+            if self._reporter._tw.width_of_current_line:
+                self._reporter.write_line("")
             self._reporter.write_line(text, **markup)
 
 
