@@ -381,12 +381,13 @@ class ShardWorker:
         self._fixtures.reset()
         started = self._clock()
         self._config.hook.pytest_runtest_protocol(item=item, nextitem=nextitem)
-        self._finish(position, first, self._clock() - started)
+        seconds = self._clock() - started
+        # Before the test is over: it is to blame where the stream is gone.
+        stream.check()
+        self._finish(position, first, seconds)
         if self._is_eventful or position in self._needing:
             # Somebody may wait for it.
             stream.flush()
-        else:
-            stream.check()
         self._running = None
 
     def _finish(self, position: int, first: int, seconds: float) -> None:
@@ -406,6 +407,8 @@ class ShardWorker:
 
     @pytest.hookimpl
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        # Where the test has closed the stream, what is left of it cannot be trusted.
+        self._stream.check()
         self._fixtures.reported(report)
         if report.when == "call":
             # Built-in subtests change the report of the whole test in this hook.
