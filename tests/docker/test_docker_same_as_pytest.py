@@ -29,8 +29,8 @@ CHOSEN: Final = (
 
 
 def name_of(case: Any) -> str:
-    suite: Suite = case.values[0]
-    return suite.name
+    [(suite, _)] = case.values
+    return str(suite.name)
 
 
 def chosen_cases() -> list[object]:
@@ -44,10 +44,11 @@ def chosen_cases() -> list[object]:
     return chosen
 
 
-@pytest.mark.parametrize(("suite", "arguments"), chosen_cases())
+@pytest.mark.parametrize("case", chosen_cases())
 def test_shards_in_containers_report_what_pytest_reports(
-    suite: Suite, arguments: str, tmp_path: Path, docker_image: str
+    case: tuple[Suite, str], tmp_path: Path, docker_image: str
 ) -> None:
+    suite, arguments = case
     for need in suite.needs:
         if missing(need):
             pytest.skip(f"needs {need}")
