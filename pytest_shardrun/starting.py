@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any, Final, final
+from typing import Any, Final, NoReturn, final
 
 import pytest
 
@@ -18,6 +18,7 @@ from .executors.forking import ForkingExecutor
 from .executors.guardian import Guardian, fork_guard
 from .executors.local import marks_of, open_pipes
 from .executors.places import WARM, Places, open_places
+from .executors.shallow import fork_shallow
 from .executors.subprocess import SubprocessExecutor
 from .executors.warm import EarlyChild, Warm
 from .identity import RunIdentity, new_identity
@@ -92,8 +93,8 @@ def fork_early(config: pytest.Config, sys_path: Sequence[str]) -> None:
     # the processes that share it. A host that calls pytest gets its garbage back.
     gc.freeze()
     config.add_cleanup(gc.unfreeze)
-    pid = os.fork()
-    if pid == 0:
+
+    def work() -> NoReturn:
         control.close()
         for end in (pipes.stdin[1], pipes.stream[0], pipes.output[0]):
             os.close(end)
@@ -101,6 +102,8 @@ def fork_early(config: pytest.Config, sys_path: Sequence[str]) -> None:
         hook: object = config.pluginmanager.rewrite_hook
         sys.meta_path[:] = [each for each in sys.meta_path if each is not hook]
         boot.main_of_fork(pipes.worker_ends, theirs, launch)
+
+    pid = fork_shallow(work)
     theirs.close()
     pipes.close_worker_ends()
     guardian = fork_guard(mark, places)

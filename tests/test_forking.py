@@ -185,6 +185,52 @@ def test_a_fork_is_its_own_shard(tmp_path: Path) -> None:
     assert len(set(bases)) == len(set(temporary)) == 2
 
 
+def test_a_test_in_a_fork_runs_in_the_first_thread_with_as_few_frames_below_as_elsewhere(
+    tmp_path: Path,
+) -> None:
+    source = """
+        import inspect, signal, threading
+
+        def test_it():
+            assert inspect.stack()[-1].frame.f_globals["__name__"] in ("__main__", "runpy")
+            # Only the first thread of a process may do that.
+            signal.signal(signal.SIGUSR2, signal.SIG_DFL)
+            assert threading.current_thread() is threading.main_thread()
+            assert threading.main_thread().name == "MainThread"
+            assert threading.enumerate() == [threading.main_thread()]
+            with open("frames", "a") as file:
+                print(len(inspect.stack()), file=file)
+    """
+    # As errors: Python warns of forks beside threads.
+    ran = run(tmp_path, {"test_it.py": source}, "--shard-start=fork", "-Werror")
+    assert ran.outcomes == {"test_it.py::test_it": "passed"}, ran.show()
+    spawned = run(tmp_path, {"test_it.py": source}, "--shard-start=spawn")
+    assert spawned.outcomes == {"test_it.py::test_it": "passed"}, spawned.show()
+
+    in_a_fork, in_a_program = map(int, lines_of(tmp_path / "frames"))
+    assert in_a_fork <= in_a_program + 5
+
+
+def test_a_recursion_to_death_in_a_fork_shows_its_stack(tmp_path: Path) -> None:
+    source = """
+        import sys
+
+        def recurse():
+            # Through C each time, which is what uses the stack up.
+            return max([1], key=lambda _: recurse())
+
+        def test_it():
+            sys.setrecursionlimit(10**6)
+            recurse()
+    """
+
+    ran = run(tmp_path, {"test_it.py": source}, "--shard-start=fork")
+
+    assert "shard start: fork\n" in ran.stdout, ran.show()
+    assert "crashed with SIGSEGV" in ran.stdout, ran.show()
+    assert "in recurse" in ran.stdout, ran.show()
+
+
 def test_a_crash_costs_a_fork_and_no_collection(tmp_path: Path) -> None:
     files = {
         "test_one.py": """
