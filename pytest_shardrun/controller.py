@@ -18,6 +18,7 @@ import pytest
 
 from . import notices
 from .actions import Launch, Stop
+from .advice import coverage_hint
 from .captured import forget_captured, read_captured
 from .cpus import usable_cpus
 from .events import Reported, Warned, XmlRecorded
@@ -120,7 +121,7 @@ class Controller:
             record_xml(config, self._record_xml)
 
     @pytest.hookimpl
-    def pytest_report_header(self) -> str:
+    def pytest_report_header(self) -> list[str]:
         settings, policy = self._settings, self._settings.policy
         text = f"shards: {settings.shards} ({settings.executor}), split by {settings.split}"
         if policy.jobs < settings.shards:
@@ -134,7 +135,8 @@ class Controller:
         ):
             if limit is not None:
                 text += f", {name} timeout {limit:g} s"
-        return f"{text}, run {self._run_id}"
+        hint = coverage_hint(self._config)
+        return [f"{text}, run {self._run_id}", *([hint] if hint is not None else [])]
 
     # The run
 

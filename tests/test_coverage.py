@@ -159,3 +159,21 @@ def test_what_a_process_had_saved_before_it_was_ended_is_kept(pytester: pytest.P
     contexts = measured(pytester.path)["contexts"]
     assert "test_one.py::test_some|run" in contexts["5"]
     assert "test_one.py::test_halves|run" in contexts["11"]
+
+
+@pytest.mark.parametrize("settings", ["", "patch = subprocess"])
+def test_coverage_run_measures_shards_or_says_that_it_does_not(
+    pytester: pytest.Pytester, settings: str
+) -> None:
+    pytester.makefile(".ini", coveragerc=f"[run]\n{settings}\n")
+    pytester.makepyfile(library=LIBRARY, test_one="import library\n\ndef test_it(): library.last()")
+    arguments = ["coverage", "run", "--rcfile=coveragerc.ini", "--include=library.py", "-m"]
+
+    ran = pytester.run(sys.executable, "-m", *arguments, "pytest", "-pshardrun", "--shards=1")
+    pytester.run(sys.executable, "-m", "coverage", "combine", "--rcfile=coveragerc.ini")
+    report = pytester.run(sys.executable, "-m", "coverage", "report")
+
+    assert ran.ret == 0
+    was_measured = "library.py" in report.stdout.str() and " 0%" not in report.stdout.str()
+    assert was_measured == bool(settings)
+    assert ("coverage: measured in this process only" in ran.stdout.str()) != was_measured
