@@ -18,7 +18,6 @@ import pytest
 
 from . import notices
 from .actions import Launch, Stop
-from .advice import coverage_hint
 from .captured import forget_captured, read_captured
 from .cpus import usable_cpus
 from .events import Reported, Warned, XmlRecorded
@@ -36,6 +35,7 @@ from .planning.splitters import Splitter, make_plan
 from .repeating import replay_command
 from .replay import Replay
 from .reporting.balance import what_if
+from .reporting.hints import coverage_hint
 from .reporting.journal import CACHE_NAME, Journal, journal_directory
 from .reporting.outputs import OutputFiles
 from .reporting.terminal import ShardTerminal

@@ -426,8 +426,8 @@ def test_a_value_that_cannot_be_sent_is_recorded_as_its_text(pytester: pytest.Py
     run = run_pytest(pytester.path, "--shards=2", "-o", "junit_family=xunit1")
 
     assert told(run, "thing") == {f"{pytester.path.name[:-1]}.py::test_records": "a thing"}
-    assert run.counts["passed"] == 1, run.show()
-    assert re.search(r"PytestWarning: .*Thing", run.stdout), run.show()
+    assert run.counts == {"passed": 1}, run.show()
+    assert run.exitcode == 0, run.show()
 
 
 def test_a_log_file_has_the_records_of_all_shards(pytester: pytest.Pytester) -> None:
