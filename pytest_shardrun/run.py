@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final, TypeAlias
@@ -10,6 +9,7 @@ from typing import Final, TypeAlias
 from . import events, notices
 from .absences import Absences
 from .actions import Action, End, FreeLocks, Launch, Send, Stop, TakeLocks, Tell
+from .berths import UNKNOWN_ROOM, Berths
 from .catalogue import Catalogue
 from .conflicts import Conflicts, Request
 from .deadlines import Limit, Watch, beginning_limit, farewell_limit, limits_of, shard_limit
@@ -45,9 +45,6 @@ from .shards import RunningTest, Shard
 from .suspects import Suspects
 from .tries import Tries, concluded, plan_of, plan_of_rest
 
-#: Nobody has measured how many attempts the machine has memory for.
-UNKNOWN_ROOM: Final = 1 << 30
-
 #: A shard without a limit is given up when so many processes in a row have died of their first test
 #: and that has taken so many seconds: forked ones take no time.
 MOST_BARREN: Final = 40
@@ -78,7 +75,8 @@ class Run:
         self._plan_only = plan_only
         self._continue_on_collection_errors = continue_on_collection_errors
         self._shards = {number: Shard(number) for number in range(1, shards + 1)}
-        self._waiting = deque([1] if plan_only else self._shards)
+        waiting = [1] if plan_only else list(self._shards)
+        self._berths = Berths(self._shards, policy.jobs, waiting, one_first=one_first)
         self._actions: list[Action] = []
         self._catalogue = Catalogue()
         self._conflicts = Conflicts(self._catalogue.needs, min(policy.jobs, shards))
@@ -87,15 +85,12 @@ class Run:
         self._plan: Plan | None = None
         self._dispatcher: Dispatcher | None = None
         self._doomed: dict[str, str] = {}
-        self._one_first = one_first
         self._restarts_left = policy.restarts
         self._stop: Stop | None = None
         self._started = 0.0
         self._books_closed = False
         self._absences = Absences()
         self._losses = Losses()
-        #: How many more attempts the machine has memory for.
-        self._room = UNKNOWN_ROOM
         self._has_lacked_room = False
         #: An attempt has stopped to take a place, and still lives.
         self._has_freed_place = False
@@ -114,13 +109,13 @@ class Run:
     def start(self, now: float, room: int = UNKNOWN_ROOM) -> list[Action]:
         """Launch what may run at once; the machine has memory for ``room`` attempts."""
         self._started = now
-        self._room = room
+        self._berths.measured(room)
         self._launch_waiting(now)
         return self._take_actions(now)
 
     def release(self, now: float) -> list[Action]:
         """No shard need wait for the first one to collect."""
-        self._one_first = False
+        self._berths.open()
         self._launch_waiting(now)
         return self._take_actions(now)
 
@@ -169,7 +164,7 @@ class Run:
         assert life is not None
         ending = Ending(EndingKind.NOT_LAUNCHED, reason)
         if hopeless:
-            self._waiting.clear()
+            self._berths.dismiss_queue()
             if self._stop is not None:
                 # It has been said.
                 ending = Ending(EndingKind.STOPPED, self._stop.reason)
@@ -180,7 +175,7 @@ class Run:
 
     def measured(self, room: int, now: float) -> list[Action]:
         """The machine has memory for so many more attempts; one may always live."""
-        self._room = room
+        self._berths.measured(room)
         self._launch_waiting(now)
         if self.lacks_room and not self._has_lacked_room:
             self._has_lacked_room = True
@@ -212,7 +207,7 @@ class Run:
         """End the run early; what is not finished will not run. A faster stop replaces a slower."""
         if self._stop is None:
             self._stop = stop
-        self._waiting.clear()
+        self._berths.dismiss_queue()
         self._round_due = None
         if self._dispatcher is not None:
             self._dispatcher.stop()
@@ -281,12 +276,12 @@ class Run:
         """No attempt lives or will be launched."""
         if self._round_due is not None:
             return False
-        return not self._waiting and all(shard.life is None for shard in self._shards.values())
+        return not self._berths.are_awaited and self._berths.are_empty
 
     @property
     def lacks_room(self) -> bool:
         """An attempt waits for memory: ``measured`` should be called soon."""
-        return self._may_launch and self._room <= 0 and self._working() > 0
+        return self._berths.lack_room
 
     @property
     def attempts(self) -> set[Attempt]:
@@ -341,52 +336,27 @@ class Run:
 
     def _launch_waiting(self, now: float) -> None:
         self._has_freed_place = False
-        while (
-            self._may_launch
-            and not (self._one_first and self._working())
-            and (self._room > 0 or not self._working())
-        ):
-            number = self._waiting.popleft()
-            if self._dispatcher is not None and self._dispatcher.may_finish(number):
-                self._dispatcher.left(number)
-                continue
-            self._launch(self._shards[number], now)
-
-    @property
-    def _may_launch(self) -> bool:
-        return bool(self._waiting) and self._working() < self._policy.jobs
-
-    def _working(self) -> int:
-        return sum(
-            shard.life is not None and not shard.life.only_keeps for shard in self._shards.values()
-        )
-
-    def _living(self) -> int:
-        return sum(shard.life is not None for shard in self._shards.values())
-
-    def _slot_for(self, newcomer: Shard) -> int:
-        """The slot that it had, unless somebody took it in between."""
-        taken = {shard.slot for shard in self._shards.values() if shard.life is not None}
-        if newcomer.slot is not None and newcomer.slot not in taken:
-            return newcomer.slot
-        return min(set(range(len(taken) + 1)) - taken)
+        while (shard := self._berths.next()) is not None:
+            if self._dispatcher is not None and self._dispatcher.may_finish(shard.number):
+                self._dispatcher.left(shard.number)
+            else:
+                self._launch(shard, now)
 
     def _launch_again(self, shard: Shard, now: float) -> None:
-        if self._room > 0 or not self._working():
+        if self._berths.has_memory:
             self._launch(shard, now)
         else:
-            self._waiting.appendleft(shard.number)
+            self._berths.queue_first(shard.number)
 
     def _launch(self, shard: Shard, now: float) -> None:
-        self._room -= 1
-        shard.slot = self._slot_for(shard)
+        slot = self._berths.take(shard)
         life = shard.begin(self._doomed, now)
         if self._policy.shard_timeout is not None:
             life.limit = Limit(self._policy.shard_timeout, "--shard-timeout")
             life.deadline = now + life.limit.seconds
         if self._dispatcher is not None:
             self._dispatcher.started(shard.number)
-        self._do(Launch(life.attempt, dict(self._doomed), shard.slot))
+        self._do(Launch(life.attempt, dict(self._doomed), slot))
 
     # Events
 
@@ -561,7 +531,7 @@ class Run:
             return
         assert self._dispatcher is not None
         self._is_paused = True
-        self._waiting.clear()
+        self._berths.dismiss_queue()
         self._absences.leave(self._dispatcher)
         self._dispatcher.stop()
         for shard in self._shards.values():
@@ -590,7 +560,8 @@ class Run:
 
     def _plan_round(self, now: float) -> None:
         """Foresee who is tried again when nothing else is left to do."""
-        if self._stop is not None or self._waiting or self._living():
+        berths = self._berths
+        if self._stop is not None or berths.are_awaited or not berths.are_empty:
             return
         usable = self._usable()
         if not usable or len(usable) == self._usable_for_round:
@@ -638,7 +609,7 @@ class Run:
         chosen = chosen or usable[:1]
         for number in self._shards.keys() - set(chosen):
             self._dispatcher.left(number)
-        self._waiting.extend(chosen)
+        self._berths.queue(chosen)
         self._launch_waiting(now)
 
     # Collection and plan
@@ -690,8 +661,7 @@ class Run:
         elif new:
             found_later = tuple(items[position] for position in new)
             self._tell(notices.FoundLater(life.attempt, found_later))
-        if self._one_first:
-            self._one_first = False
+        if self._berths.open():
             self._launch_waiting(now)
         self._join(shard, life, now, new)
         self._dismiss_surplus(now)
@@ -768,7 +738,7 @@ class Run:
 
     def _others_may_need(self, keeper: Life) -> bool:
         """Whether a test can still run that needs what this attempt has set up for all."""
-        return bool(self._waiting) or any(
+        return self._berths.are_awaited or any(
             shard.life is not None and shard.life is not keeper and not shard.life.only_keeps
             for shard in self._shards.values()
         )

@@ -35,6 +35,7 @@ ROWS: Final[dict[int, tuple[str, ...]]] = {
     3: ("supervisor", "locks", "executors."),
     2: (
         "absences",
+        "berths",
         "actions",
         "catalogue",
         "conflicts",
@@ -80,6 +81,7 @@ PURE: Final = (
     "events",
     "explanations",
     "absences",
+    "berths",
     "actions",
     "catalogue",
     "deadlines",
