@@ -232,6 +232,43 @@ def test_a_recursion_to_death_in_a_fork_shows_its_stack(tmp_path: Path) -> None:
     assert "in recurse" in ran.stdout, ran.show()
 
 
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_files_that_nobody_closes_are_whole_at_the_end(tmp_path: Path, start: str) -> None:
+    source = """
+        kept = []
+
+        def test_it():
+            kept.append(open("text", "w"))
+            kept[-1].write("never flushed")
+            kept.append(open("bytes", "wb"))
+            kept[-1].write(b"never flushed")
+    """
+
+    ran = run(tmp_path, {"test_it.py": source}, f"--shard-start={start}")
+
+    assert ran.exitcode == 0, ran.show()
+    assert (tmp_path / "text").read_text() == "never flushed"
+    assert (tmp_path / "bytes").read_text() == "never flushed"
+
+
+def test_what_c_does_at_the_exit_is_done_by_a_fresh_interpreter(tmp_path: Path) -> None:
+    source = """
+        import ctypes, os
+
+        @ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_void_p)
+        def last(status, argument):
+            os.write(os.open("last", os.O_WRONLY | os.O_CREAT), b"words")
+
+        def test_it():
+            ctypes.CDLL(None).on_exit(last, None)
+    """
+
+    ran = run(tmp_path, {"test_it.py": source}, "--shard-start=spawn")
+
+    assert ran.exitcode == 0, ran.show()
+    assert (tmp_path / "last").read_text() == "words"
+
+
 def test_a_crash_costs_a_fork_and_no_collection(tmp_path: Path) -> None:
     files = {
         "test_one.py": """

@@ -36,14 +36,12 @@ _CLOSE_SECONDS: Final = 20.0
 _SLOW_COPY: Final = 1.0
 _PIECE: Final = 1 << 20
 
-#: The program of a worker. It leaves as a fork does: to take an interpreter apart costs all
-#: containers a tenth of a second of CPU at the same time, when the run waits for nothing else.
+#: The program of a worker.
 PROGRAM: Final = f"""{boot.READ_LAUNCH}\
 given = [path for path in launch["sys_path"] if path == "" or os.path.exists(path)]
 sys.path[:] = [*given, launch["package_path"], *(each for each in sys.path if each)]
 import pytest_shardrun.worker.boot as boot
-from pytest_shardrun.worker.leaving import run_and_leave
-run_and_leave(lambda: boot.main(launch))
+boot.main(launch)
 """
 
 

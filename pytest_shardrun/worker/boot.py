@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any, Final, NoReturn
 
 from . import marks, spool
-from .leaving import disown_exit_handlers, leave, run_and_leave
+from .leaving import disown_exit_handlers, run_and_leave
 from .stream import Stream, copy_above
 
 #: Makes a worker write the stacks of all threads to its output: real-time, so no test uses it.
@@ -55,22 +55,19 @@ def main(launch: Mapping[str, Any]) -> NoReturn:
     if launch["hash_seed_is_ours"]:
         os.environ.pop("PYTHONHASHSEED", None)
     sys.argv[:] = launch["argv"]
-    process = os.getpid()
+    run_and_leave(lambda: _run(stream, launch, control), fresh=True)
 
+
+def _run(stream: Stream, launch: Mapping[str, Any], control: str | None) -> int | None:
     # pytest is imported after the descriptors are in place, so nothing it prints is an event.
     from .session import run_session
 
     _be_started_like_the_controller(launch["main"])
     if control is None:
-        status = run_session(stream, launch)
-    else:
-        from .control import adopt
+        return run_session(stream, launch)
+    from .control import adopt
 
-        status = run_session(stream, launch, _warm(adopt(int(control))))
-    if os.getpid() != process:
-        # The interpreter's own end is that of the process that was forked.
-        leave(status or 0)
-    sys.exit(0 if status is None else status)
+    return run_session(stream, launch, _warm(adopt(int(control))))
 
 
 def main_of_fork(

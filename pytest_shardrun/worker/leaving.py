@@ -1,16 +1,21 @@
-"""The end of a forked process."""
+"""The end of a worker's process."""
 
 from __future__ import annotations
 
 import atexit
 import contextlib
+import gc
+import io
 import os
 import sys
 import threading
 import traceback
 import weakref
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
+
+#: What keeps in memory what was written to it.
+_BUFFERED: Final = (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom)
 
 
 def disown_exit_handlers() -> None:
@@ -31,8 +36,13 @@ def disown_exit_handlers() -> None:
         atexit.register(processes._exit_function)
 
 
-def run_and_leave(run: Callable[[], int | None]) -> NoReturn:
-    """Do what is to be done in this process, then leave it as an interpreter would be left."""
+def run_and_leave(run: Callable[[], int | None], *, fresh: bool = False) -> NoReturn:
+    """Do what is to be done in this process, then leave it as an interpreter would be left.
+
+    Only that no module is taken apart: that takes longer than a small suite. ``fresh``: this is no
+    fork, so that what C has to do at the exit is its own affair.
+    """
+    process = os.getpid()
     status = 1
     try:
         status = run() or 0
@@ -41,23 +51,43 @@ def run_and_leave(run: Callable[[], int | None]) -> NoReturn:
     except BaseException:
         traceback.print_exc()
     finally:
-        leave(status)
+        # A child that a test forked may come to this point, too.
+        leave(status, with_c=fresh and os.getpid() == process)
 
 
-def leave(status: int) -> NoReturn:
-    """Wait for threads, call exit handlers, save and flush, and go."""
+def leave(status: int, *, with_c: bool = False) -> NoReturn:
+    """Wait for threads, call exit handlers, save and flush, and go; ``with_c``: C's, too."""
     try:
         threading._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()
         _save_coverage()
-        for stream in (sys.stdout, sys.stderr):
-            # A test may have closed or replaced it.
-            with contextlib.suppress(AttributeError, OSError, ValueError):
-                stream.flush()
+        _flush_files()
+        if with_c:
+            _exit_of_c(status)
     except BaseException:
         traceback.print_exc()
     finally:
         os._exit(status)
+
+
+def _flush_files() -> None:
+    """Write what is in the buffers of files that nobody has closed."""
+    for each in [sys.stdout, sys.stderr, *gc.get_objects()]:
+        # Not isinstance(), which asks objects that only pretend to be something.
+        if issubclass(type(each), _BUFFERED):
+            # It may be closed, or only for reading, or its disk is full.
+            with contextlib.suppress(OSError, ValueError):
+                each.flush()
+
+
+def _exit_of_c(status: int) -> NoReturn:
+    """Exit as C does, which writes coverage of extensions, for example."""
+    with contextlib.suppress(ImportError, OSError, AttributeError):
+        import ctypes
+
+        # No other thread gets a turn at Python meanwhile.
+        ctypes.PyDLL(None).exit(status)
+    os._exit(status)
 
 
 def _save_coverage() -> None:
