@@ -20,7 +20,7 @@ def comparison_table(comparisons: Sequence[Comparison]) -> list[str]:
     for each in comparisons:
         plain = "–" if each.plain != each.plain else f"{each.plain:.2f} s"
         limit = "–" if each.bound != each.bound else f"{each.bound:.2f} s"
-        over = "–" if each.bound != each.bound else f"{each.ours / each.bound:.2f}"
+        over = f"{each.ours / each.bound:.2f}" if each.bound > 0 else "–"
         missed = "" if each.wall <= each.bar else " (missed)"
         low, high = each.spread
         lines.append(

@@ -37,7 +37,7 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> Any:
             # pytest-cov decides here whether it combines the data of workers.
             known.numprocesses = asked
             known.dist = "load"
-            _fork_early(early_config)
+            _start_early(early_config)
     return (yield)
 
 
@@ -82,9 +82,10 @@ def _in_worker(manager: pytest.PytestPluginManager) -> bool:
     return manager.hasplugin("shardrun-worker")
 
 
-def _fork_early(config: pytest.Config) -> None:
-    from .starting import fork_early
+def _start_early(config: pytest.Config) -> None:
+    from .starting import end_without_collecting, fork_early
 
+    end_without_collecting(config)
     fork_early(config, _SYS_PATH)
 
 

@@ -63,6 +63,16 @@ EARLY: Final = pytest.StashKey["Early | None"]()
 SETTINGS: Final = pytest.StashKey[Settings]()
 
 
+def end_without_collecting(config: pytest.Config) -> None:
+    """Let this process end soon after pytest has, where it is pytest's own program.
+
+    Else Python looks for garbage several times before it ends, which takes longer than a small
+    suite. Another program that calls pytest needs its garbage collected as before.
+    """
+    if _is_plain_pytest():
+        config.add_cleanup(gc.freeze)
+
+
 def fork_early(config: pytest.Config, sys_path: Sequence[str]) -> None:
     """Fork a worker while this process has imported pytest and its plugins, and nothing else.
 
@@ -90,9 +100,8 @@ def fork_early(config: pytest.Config, sys_path: Sequence[str]) -> None:
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     # What is there now stays: no collection of garbage need touch, and thereby copy, it in any of
-    # the processes that share it. A host that calls pytest gets its garbage back.
+    # the processes that share it.
     gc.freeze()
-    config.add_cleanup(gc.unfreeze)
 
     def work() -> NoReturn:
         control.close()
