@@ -311,6 +311,8 @@ def test_two_runs_in_one_checkout_do_not_disturb_each_other(tmp_path: Path) -> N
     with started(tmp_path, *TWO_SHARDS) as first, started(tmp_path, *TWO_SHARDS) as second:
         first.wait_for("waiting")
         (tmp_path / "go-on").touch()
+        # What is left is looked for in the directory that they share.
+        second.popen.wait(SOON)
         both = first.finish(within=SOON), second.finish(within=SOON)
 
     for finished in both:
