@@ -181,8 +181,6 @@ class ForkingExecutor:
                     self.obstacle = f"the process that collected ended with {warm.exit}"
         match state:
             case "ready":
-                # Nobody need wait for what the first of them says.
-                self._release()
                 warm.wait(with_children=False)
                 self._note_end(warm)
             case "obstacle":
