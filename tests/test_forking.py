@@ -251,6 +251,30 @@ def test_files_that_nobody_closes_are_whole_at_the_end(tmp_path: Path, start: st
     assert (tmp_path / "bytes").read_text() == "never flushed"
 
 
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_whatever_stands_for_the_programs_output_is_flushed_at_the_end(
+    tmp_path: Path, start: str
+) -> None:
+    source = """
+        import atexit, pathlib, sys
+
+        class Output:
+            def write(self, text):
+                pass
+
+            def flush(self):
+                pathlib.Path("flushed").touch()
+
+        def test_it():
+            atexit.register(setattr, sys, "stdout", Output())
+    """
+
+    ran = run(tmp_path, {"test_it.py": source}, f"--shard-start={start}")
+
+    assert ran.exitcode == 0, ran.show()
+    assert (tmp_path / "flushed").exists()
+
+
 def test_what_c_does_at_the_exit_is_done_by_a_fresh_interpreter(tmp_path: Path) -> None:
     source = """
         import ctypes, os
