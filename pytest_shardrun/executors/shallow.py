@@ -26,6 +26,7 @@ def fork_shallow(child: Callable[[], NoReturn]) -> int:
     if sys.gettrace() is not None or sys.getprofile() is not None:
         return os.fork() or child()
     outcomes: list[int | BaseException] = []
+    threads: list[int] = []
     forked = _thread.allocate_lock()
     forked.acquire()
     context = contextvars.copy_context()
@@ -33,6 +34,7 @@ def fork_shallow(child: Callable[[], NoReturn]) -> int:
     def fork() -> None:
         # The fork goes on in this thread, which is its first and only one.
         try:
+            threads.append(_thread.get_native_id())
             with warnings.catch_warnings():
                 # Python warns of forks beside threads; the other one only waits.
                 warnings.simplefilter("ignore", DeprecationWarning)
@@ -49,7 +51,7 @@ def fork_shallow(child: Callable[[], NoReturn]) -> int:
         return os.fork() or child()
     with forked:
         pass
-    while len(os.listdir("/proc/self/task")) > 1:
+    while os.path.exists(f"/proc/self/task/{threads[0]}"):
         # It has nothing left to do but to end.
         os.sched_yield()
     outcome = outcomes[0]
