@@ -104,7 +104,7 @@ class Finished:
 @final
 @dataclass(frozen=True, slots=True)
 class Passed:
-    """A whole test that passed: it began, three reports in short came, and it finished."""
+    """The running test has passed: three reports in short came, and it finished."""
 
     local: int
     seconds: float
@@ -112,21 +112,18 @@ class Passed:
     call: list[Any]
     teardown: list[Any]
 
-    def reports(self) -> list[Reported]:
-        """The reports that it stands for."""
+    def parts(self) -> list[Event]:
+        """The events that it stands for, each of which has a number of its own."""
         return [
             Reported(self.local, "setup", "passed", xfail=False, data=self.setup),
             Reported(self.local, "call", "passed", xfail=False, data=self.call),
             Reported(self.local, "teardown", "passed", xfail=False, data=self.teardown),
+            Finished(self.local, self.seconds),
         ]
-
-    def parts(self) -> list[Event]:
-        """The events that it stands for, each of which has a number of its own."""
-        return [Started(self.local), *self.reports(), Finished(self.local, self.seconds)]
 
 
 #: How many events one ``Passed`` stands for.
-PARTS_OF_PASSED: Final = 5
+PARTS_OF_PASSED: Final = 4
 
 
 @final

@@ -363,14 +363,21 @@ class Run:
     def _handle(self, shard: Shard, life: Life, event: events.Event, now: float) -> None:
         match event:
             case events.Started(local):
-                self._begin_test(shard, life, local, now)
-            case events.Passed(local, seconds):
-                self._begin_test(shard, life, local, now)
-                assert shard.test is not None
-                shard.test.reports += event.reports()
-                self._finish_test(shard, life, events.Finished(local, seconds), now)
-                self._pump(shard, now)
-                self._pump_idle(now)
+                position = shard.position(local)
+                if (
+                    position is None
+                    or life.running is not None
+                    or not self._was_sent(shard, position)
+                ):
+                    raise events.BrokenStream(f"test {local} cannot start")
+                life.running = position
+                life.begins = life.last_when = None
+                limits = limits_of(self.items[position], self._policy)
+                shard.test = RunningTest(Watch(now, limits, self._policy.slow_every))
+                self._tell(notices.TestStarted(life.attempt, position))
+            case events.Passed():
+                for part in event.parts():
+                    self._handle(shard, life, part, now)
             case events.Reported():
                 if shard.test is None:
                     self._tell(notices.SeenOutsideTests(life.attempt, event))
@@ -452,16 +459,6 @@ class Run:
                 life.deadline = life.begins = None
                 if life.escalation is None:
                     life.escalate(after_goodbye(now, self._policy.grace, life.start_seconds))
-
-    def _begin_test(self, shard: Shard, life: Life, local: int, now: float) -> None:
-        position = shard.position(local)
-        if position is None or life.running is not None or not self._was_sent(shard, position):
-            raise events.BrokenStream(f"test {local} cannot start")
-        life.running = position
-        life.begins = life.last_when = None
-        limits = limits_of(self.items[position], self._policy)
-        shard.test = RunningTest(Watch(now, limits, self._policy.slow_every))
-        self._tell(notices.TestStarted(life.attempt, position))
 
     def _was_sent(self, shard: Shard, position: int) -> bool:
         dispatcher = self._dispatcher

@@ -42,9 +42,6 @@ LATE_SECONDS: Final = 0.25
 CATCH_UP_SECONDS: Final = 0.5
 #: How long a stream gathers events after some were taken from it.
 GATHER_SECONDS: Final = 0.004
-#: After how long a silence it is looked up what an attempt has not sent, and at most.
-SILENCE_SECONDS: Final = 0.1
-LONGEST_SILENCE: Final = 0.5
 #: How often the machine's memory is looked at while attempts wait for it.
 MEASURE_SECONDS: Final = 0.5
 #: How often locks are looked at that other runs hold or wait for.
@@ -113,8 +110,6 @@ class _Live:
     process: ShardProcess
     #: The same, where it keeps what it has not sent.
     keeper: KeepsUnsent | None = None
-    look_at: float = float("inf")
-    silence: float = SILENCE_SECONDS
     reader: EventReader = field(default_factory=EventReader)
     broken: bool = False
     stream_open: bool = True
@@ -195,10 +190,10 @@ class Supervisor:
         due = self._run.next_time()
         if due is not None and now > due + LATE_SECONDS:
             self._catch_up()
-        is_due = due is not None and now >= due
-        for attempt, live in list(self._live.items()):
-            if is_due or now >= live.look_at:
-                self._look_up_unsent(attempt, live, now)
+        if due is not None and now >= due:
+            # A test whose end was not sent yet has kept its deadline.
+            for attempt, live in list(self._live.items()):
+                self._take_unsent(attempt, live)
         self._perform(self._run.time(now))
 
     def stop(self, stop: Stop) -> None:
@@ -264,7 +259,7 @@ class Supervisor:
         self._inbox.put(_Signalled(number))
 
     def _next_time(self) -> float:
-        draining = (min(live.drained_by, live.look_at) for live in self._live.values())
+        draining = (live.drained_by for live in self._live.values())
         measure_at = self._measure_at if self._run.lacks_room else float("inf")
         return min(
             self._run.next_time() or float("inf"), *draining, measure_at, self._look_at_locks_at
@@ -406,7 +401,6 @@ class Supervisor:
         live = self._live[attempt] = _Live(process)
         if isinstance(process, KeepsUnsent):
             live.keeper = process
-            live.look_at = time.monotonic()
         for target in (self._read_stream, self._read_output, self._wait_for):
             name = f"shardrun {attempt} {target.__name__.strip('_')}"
             arguments = (target, attempt, process)
@@ -482,9 +476,6 @@ class Supervisor:
         if not data:
             live.stream_open = False
             return
-        live.silence = SILENCE_SECONDS
-        if live.keeper is not None:
-            live.look_at = time.monotonic() + SILENCE_SECONDS
         try:
             for each in live.reader.feed(data):
                 if isinstance(each, bytes):
@@ -495,22 +486,12 @@ class Supervisor:
             live.broken = True
             self._perform(self._run.broke(attempt, f"its stream broke: {error}", time.monotonic()))
 
-    def _look_up_unsent(self, attempt: Attempt, live: _Live, now: float) -> None:
-        """Learn which test runs where its start waits for others to be sent."""
-        if live.keeper is None:
-            return
-        has_news = self._take_unsent(attempt, live)
-        live.silence = SILENCE_SECONDS if has_news else min(2 * live.silence, LONGEST_SILENCE)
-        live.look_at = now + live.silence
-
-    def _take_unsent(self, attempt: Attempt, live: _Live) -> bool:
-        """Whether there was something in what it keeps."""
+    def _take_unsent(self, attempt: Attempt, live: _Live) -> None:
+        """Learn how far a test has come of which its worker has not sent all."""
         if live.keeper is None or live.broken:
-            return False
-        unsent = list(live.reader.catch_up(live.keeper.unsent()))
-        for event in unsent:
+            return
+        for event in live.reader.catch_up(live.keeper.unsent()):
             self._happen(attempt, event)
-        return bool(unsent)
 
     def _happen(self, attempt: Attempt, event: events.Event) -> None:
         self._perform(self._run.happened(attempt, event, time.monotonic()))

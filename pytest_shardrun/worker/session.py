@@ -10,7 +10,7 @@ import sys
 import time
 import warnings
 from collections import deque
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -77,14 +77,9 @@ class ShardWorker:
         self._queue: deque[int] = deque()
         self._more = True
         self._finishing = False
-        #: How many tests are left in the queue when it is time for others to be sent.
-        self._low_water = 0
         self._running: int | None = None
-        #: What was reported of the running test, as far as there are only times.
-        self._briefs: list[str] = []
-        self._is_eventful = False
-        #: Places of tests for which others may have to wait.
-        self._needing: frozenset[int] = frozenset()
+        #: What was reported of the running test by phase, as far as there are only times.
+        self._briefs: dict[str, str] = {}
         self._has_reported = False
         self._collecting = ""
         self._collectors: list[pytest.CollectReport] = []
@@ -249,12 +244,10 @@ class ShardWorker:
         try:
             result = yield
             # A mark with an impossible value is refused like an impossible argument.
-            found = [needs.need_of(item) for item in session.items]
-            digest = _digest(session.items, found)
+            digest = _digest(session.items)
         except pytest.UsageError as error:
             self._refuse(error)
             raise
-        self._needing = frozenset(place for place, need in enumerate(found) if need)
         self._send("collected", len(session.items), digest, session.testsfailed)
         if not _is_interrupted(session):
             if self._warm is not None:
@@ -332,7 +325,6 @@ class ShardWorker:
             case ["run", positions, more]:
                 self._queue.extend(positions)
                 self._more = more
-                self._low_water = len(self._queue) // 2
             case ["list"]:
                 for report in self._collectors:
                     data = self._serialise(report)
@@ -369,25 +361,19 @@ class ShardWorker:
         item = self._session.items[position]
         self._running = position
         # A plugin may keep the report of a set-up to itself, as flaky does.
-        self._has_reported = self._is_eventful = False
+        self._has_reported = False
         self._briefs.clear()
-        stream = self._stream
-        first = stream.sequence
-        stream.put_text(f'"start",{position}')
-        if self._more and len(self._queue) == self._low_water:
-            stream.flush()
-        else:
-            stream.flush_in_time()
+        # Whatever it does to its process or to the stream, it is known that this test runs.
+        self._stream.put_text(f'"start",{position}')
+        self._stream.flush()
+        first = self._stream.sequence
         self._fixtures.reset()
         started = self._clock()
         self._config.hook.pytest_runtest_protocol(item=item, nextitem=nextitem)
         seconds = self._clock() - started
         # Before the test is over: it is to blame where the stream is gone.
-        stream.check()
+        self._stream.check()
         self._finish(position, first, seconds)
-        if self._is_eventful or position in self._needing:
-            # Somebody may wait for it.
-            stream.flush()
         self._running = None
 
     def _finish(self, position: int, first: int, seconds: float) -> None:
@@ -397,11 +383,11 @@ class ShardWorker:
         if shared := self._fixtures.seconds:
             stream.put("finish", position, seconds, shared, self._fixtures.setup_seconds)
         elif (
-            len(self._briefs) == len(brief.PHASES)
-            and stream.sequence - first == 1 + len(brief.PHASES)
+            tuple(self._briefs) == brief.PHASES
+            and stream.sequence - first == len(brief.PHASES)
             and stream.holds(first)
         ):
-            stream.fold(first, f'"passed",{position},{seconds!r},{",".join(self._briefs)}')
+            stream.fold(first, f'"passed",{position},{seconds!r},{",".join(self._briefs.values())}')
         else:
             stream.put_text(f'"finish",{position},{seconds!r}')
 
@@ -421,11 +407,9 @@ class ShardWorker:
         self._has_reported = True
         if data is not None:
             text = brief.text_of(data)
-            if brief.PHASES[len(self._briefs) :][:1] == (report.when,):
-                self._briefs.append(text)
+            self._briefs[report.when] = text
             self._stream.put_text(f'"report",{self._running},"{report.when}","passed",false,{text}')
         else:
-            self._is_eventful = self._is_eventful or report.outcome not in ("passed", "skipped")
             data = self._serialise(report)
             self._stream.put("report", self._running, report.when, report.outcome, xfail, data)
         if report.when != "teardown":
@@ -561,12 +545,12 @@ def _marked(item: pytest.Item) -> tuple[str | None, bool]:
     return "_".join(sorted(names)) or None, serial
 
 
-def _digest(items: list[pytest.Item], found: Sequence[list[object] | None]) -> str:
+def _digest(items: list[pytest.Item]) -> str:
     hashed = hashlib.sha256()
-    for item, need in zip(items, found, strict=True):
+    for item in items:
         group, serial = _marked(item)
         line = f"{item.nodeid}\0{group or ''}\0{serial}\0{limits.limits_of(item)}"
-        if need:
+        if need := needs.need_of(item):
             line += f"\0{need}"
         line += "\n"
         hashed.update(line.encode("utf-8", "surrogatepass"))

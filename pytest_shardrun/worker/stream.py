@@ -6,14 +6,10 @@ import fcntl
 import os
 import resource
 import select
-import time
-from typing import Any, Final
+from typing import Any
 
 from . import wire
 from .spool import Spool, open_spool
-
-#: How long events wait for others, in seconds, where they would outlive this process.
-BATCH_SECONDS: Final = 0.05
 
 
 class Stream:
@@ -32,7 +28,6 @@ class Stream:
         self._process = os.getpid()
         self._getpid = os.getpid
         self._exit = os._exit
-        self._clock = time.perf_counter
         self._flag = fcntl.fcntl
         self._received = b""
         self._pending: list[bytes] = []
@@ -40,7 +35,6 @@ class Stream:
         self.sequence = 0
         #: The number of the first event that was not sent.
         self._unsent_from = 0
-        self._sent_at = 0.0
         self._spool: Spool | None = None
         #: What was sent, where forks will have to send it again.
         self._sent: list[bytes] | None = None
@@ -79,11 +73,6 @@ class Stream:
         if self._spool is None:
             self.flush()
 
-    def flush_in_time(self) -> None:
-        """Send what was put, if it need not wait for more."""
-        if self._spool is None or self._clock() - self._sent_at >= BATCH_SECONDS:
-            self.flush()
-
     def check(self) -> None:
         """Raise ``OSError`` where the stream was closed, as by a test that closes descriptors."""
         self._flag(self._write_descriptor, fcntl.F_GETFD)
@@ -100,7 +89,6 @@ class Stream:
         self._write_all(data)
         if self._spool is not None:
             self._spool.clear()
-        self._sent_at = self._clock()
 
     def _write_all(self, data: bytes) -> None:
         view = memoryview(data)
