@@ -10,7 +10,7 @@ import sys
 import tempfile
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Final, final
@@ -73,6 +73,15 @@ def sweep(daemon: Daemon) -> list[str]:
     for name in volumes:
         daemon.remove_volume(name)
     return [*containers, *volumes]
+
+
+def wait_until(is_ready: Callable[[], bool], server: subprocess.Popen[bytes]) -> None:
+    """Wait for what a server does when it has started; it must live and not take long."""
+    deadline = time.monotonic() + 60
+    while not is_ready():
+        assert server.poll() is None, f"{server.args!r} has ended"
+        assert time.monotonic() < deadline, f"{server.args!r} is not ready"
+        time.sleep(0.05)
 
 
 @final
@@ -169,10 +178,7 @@ class RemoteDaemon:
         subprocess.run(["ip", "link", "del", f"{self._link}a"], check=False, capture_output=True)
 
     def _connect(self, popen: subprocess.Popen[bytes]) -> None:
-        deadline = time.monotonic() + 60
-        while not _children(popen.pid):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_until(lambda: bool(_children(popen.pid)), popen)
         for line in (
             f"ip link add {self._link}a type veth peer name {self._link}b",
             f"ip link set {self._link}b netns {self.pid}",
@@ -183,10 +189,7 @@ class RemoteDaemon:
         assert popen.stdin is not None
         popen.stdin.write(b"go\n")
         popen.stdin.flush()
-        while self.docker("version").returncode:
-            assert time.monotonic() < deadline, "the second daemon does not answer"
-            assert popen.poll() is None, "the second daemon has ended"
-            time.sleep(0.1)
+        wait_until(lambda: not self.docker("version").returncode, popen)
 
 
 def _children(pid: int) -> list[int]:

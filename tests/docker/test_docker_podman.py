@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from comparison import run_pytest
+from docker_fixtures import wait_until
 
 pytestmark = pytest.mark.docker
 
@@ -28,11 +28,7 @@ def podman_address(tmp_path: Path, docker_image: str) -> Iterator[str]:
         ["podman", *runtime, "system", "service", "--time=0", address], start_new_session=True
     )
     try:
-        deadline = time.monotonic() + 60
-        while not socket.exists():
-            assert service.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_until(socket.exists, service)
         yield address
     finally:
         service.terminate()

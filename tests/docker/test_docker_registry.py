@@ -7,12 +7,12 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from comparison import Run, run_pytest
+from docker_fixtures import wait_until
 
 from pytest_shardrun.executors.docker_client import Daemon
 
@@ -39,13 +39,19 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
+def answers(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
+
+
 @pytest.fixture
 def registry(tmp_path: Path) -> Iterator[str]:
     """The address of a registry on this machine, which daemons take plain HTTP from."""
     program = shutil.which("docker-registry")
     if program is None:
         pytest.skip("needs docker-registry (Debian's package of this name)")
-    address = f"127.0.0.1:{free_port()}"
+    port = free_port()
+    address = f"127.0.0.1:{port}"
     config = tmp_path / "registry.yml"
     config.write_text(
         "version: 0.1\nlog: {level: error}\n"
@@ -54,15 +60,7 @@ def registry(tmp_path: Path) -> Iterator[str]:
     )
     process = subprocess.Popen([program, "serve", str(config)])
     try:
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2]))).close()
-                break
-            except OSError:
-                assert process.poll() is None
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
+        wait_until(lambda: answers(port), process)
         yield address
     finally:
         process.terminate()
