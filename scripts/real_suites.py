@@ -79,6 +79,7 @@ RECIPES: Final[dict[str, Recipe]] = {
     "marshmallow": Recipe(
         explained=(("*test_invalid_datetime_deserialization[[]*", "its node ids have the time"),)
     ),
+    "pygments": Recipe(requirements=("wcag-contrast-ratio",)),
     "pyproject-hooks": Recipe(requirements=("setuptools", "testpath")),
     "pytest-asyncio": Recipe(arguments=("tests",)),
     "pytest-mock": Recipe(requirements=("pytest-asyncio",)),
