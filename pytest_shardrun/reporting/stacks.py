@@ -8,7 +8,7 @@ from typing import Final
 _FRAME: Final = re.compile(r'^  File "(?P<path>[^"]*)", line \d+ in ')
 #: What runs a test, as opposed to the test.
 _MACHINERY: Final = re.compile(
-    # A fork has the frames of the controller that it was forked from, down to its start.
+    # A fork begins in a module of the controller, above a frame of the program.
     r"[/\\](_pytest|pluggy|pytest_shardrun)[/\\]|^<string>$"
     r"|[/\\]pytest[/\\]__main__\.py$|[/\\]bin[/\\]pytest$"
 )
