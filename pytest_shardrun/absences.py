@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import final
 
 from .actions import Stop
 from .dispatch import Dispatcher
 from .model import Plan
+from .records import record
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class Absence:
     """Why a test has no result."""
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TypeAlias, final
 
 from .conflicts import Request
 from .lifecycle import Escalation, Step
 from .model import Attempt
 from .notices import Notice
+from .records import record
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class Launch:
     """Start an attempt; ``doomed`` collectors fail with the reason instead of being imported."""
 
@@ -25,14 +25,14 @@ class Launch:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class Send:
     attempt: Attempt
     data: bytes
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class End:
     """Take a step towards the end of an attempt's process."""
 
@@ -41,13 +41,13 @@ class End:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class Tell:
     notice: Notice
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class TakeLocks:
     """Take these locks against other runs, all or none, as soon as that is possible."""
 
@@ -55,7 +55,7 @@ class TakeLocks:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class FreeLocks:
     """Give these locks back to other runs."""
 
@@ -66,7 +66,7 @@ Action: TypeAlias = Launch | Send | End | Tell | TakeLocks | FreeLocks
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class Stop:
     """Why and how the whole run ends early."""
 

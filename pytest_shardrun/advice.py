@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Final, final
+
+from .records import record
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class Advice:
     """What is worth knowing of a plugin. Words alone: nothing behaves otherwise because of it."""
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Final, final
 
 from .events import BrokenStream
 from .model import Item, Lock, Need
+from .records import record
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class Collection:
     """A shard's own collection: places in it are what its worker knows."""
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Final, TypeAlias, final
+
+from .records import record
 
 #: Does what a command is for and returns the exit code.
 Perform: TypeAlias = Callable[[argparse.Namespace], int]
@@ -16,7 +17,7 @@ USAGE_ERROR: Final = 4
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class Command:
     """One word after ``shardrun``."""
 

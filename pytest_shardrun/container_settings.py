@@ -6,10 +6,11 @@ import json
 import os
 import re
 import sys
-from dataclasses import dataclass
 from typing import Final, final
 
 import pytest
+
+from .records import record
 
 PULL: Final = ("never", "missing", "always")
 CODE: Final = ("copy", "volume", "bind")
@@ -40,7 +41,7 @@ _REFUSED_KEYS: Final = {
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class ContainerSettings:
     """The options of one shard's container; sizes are bytes, None is no limit."""
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, final
 
 from .model import Item, Plan, Policy
+from .records import record, replace
 
 #: How long pytest-timeout gets to end a test with its own timer, in seconds.
 PATIENCE: Final = 5.0
@@ -19,7 +20,7 @@ LEAST_FAREWELL: Final = 60.0
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class Limit:
     """How long something may take, and where the user said so."""
 

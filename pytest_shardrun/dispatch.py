@@ -7,13 +7,13 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
 from typing import Final, NamedTuple, final
 
 from pytest_shardrun.model import UNKNOWN_SECONDS, Plan, Unit
 
 from .conflicts import Answer, Conflicts, Request
 from .queues import LEAST_AHEAD, Part, Queue, Runner, State, without
+from .records import record
 from .takeover import TakeOver
 
 MOST_AHEAD: Final = 256
@@ -33,7 +33,7 @@ class Batch(NamedTuple):
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class _Reach:
     """Who can run what at one revision; who runs the serial tests, and what nobody can run."""
 

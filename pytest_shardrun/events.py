@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Final, TypeAlias, final
 
+from .records import record
 from .worker import wire
 
 
@@ -13,7 +13,7 @@ class BrokenStream(ValueError):
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class Hello:
     """pytest is configured and the session starts."""
 
@@ -21,7 +21,7 @@ class Hello:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class Collecting:
     """A directory or file is about to be collected, or imported; empty when it was."""
 
@@ -29,7 +29,7 @@ class Collecting:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class CollectReport:
     """A collector failed or was skipped; ``data`` is pytest's serialised report, packed."""
 
@@ -37,7 +37,7 @@ class CollectReport:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class Collected:
     """All is collected: how many tests, a digest of them in order, and how many errors."""
 
@@ -47,7 +47,7 @@ class Collected:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class Collection:
     """The tests, as rows of (node id, file, line, domain, group, serial, limits, scope)."""
 
@@ -58,7 +58,7 @@ class Collection:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class UsageRefused:
     """pytest refused the arguments while it collected, as it does for a missing file."""
 
@@ -66,7 +66,7 @@ class UsageRefused:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class Started:
     """The test at this place of the shard's own collection begins."""
 
@@ -74,7 +74,7 @@ class Started:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class Reported:
     """A report of the running test (None: of no test in particular), packed."""
 
@@ -89,7 +89,7 @@ class Reported:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class Finished:
     """A test is over."""
 
@@ -102,7 +102,7 @@ class Finished:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class Passed:
     """The running test has passed: three reports in short came, and it finished."""
 
@@ -127,7 +127,7 @@ PARTS_OF_PASSED: Final = 4
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class ChildSeen:
     """The running test has started a process that still lives."""
 
@@ -135,13 +135,13 @@ class ChildSeen:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class Keeping:
     """It has set up something for all shards, and cleans it up when its session ends."""
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class Warned:
     local: int | None
     data: dict[str, Any]
@@ -151,7 +151,7 @@ class Warned:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class XmlRecorded:
     """``record_xml_attribute`` (with a node id) or ``record_testsuite_property`` was used."""
 
@@ -161,7 +161,7 @@ class XmlRecorded:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class Lossy:
     """A value that no stream can carry became its text."""
 
@@ -171,7 +171,7 @@ class Lossy:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class StopAsked:
     """A test or plugin set ``session.shouldstop`` or ``shouldfail`` (kind: stop, fail)."""
 
@@ -180,7 +180,7 @@ class StopAsked:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class ExitAsked:
     """``pytest.exit()`` was called."""
 
@@ -189,7 +189,7 @@ class ExitAsked:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class Interrupted:
     """A KeyboardInterrupt came out of a test or arrived as a signal."""
 
@@ -197,25 +197,25 @@ class Interrupted:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class OutOfMemory:
     """There was no more memory within the limit; the worker ends."""
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class InternalError:
     text: str
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class Finishing:
     """``pytest_sessionfinish`` begins."""
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class Goodbye:
     """pytest is over; ``workeroutput`` is what plugins want the controller to have, packed."""
 

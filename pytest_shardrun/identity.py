@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 import uuid
-from dataclasses import dataclass
 from typing import final
+
+from .records import record
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class RunIdentity:
     """The names of a run: one for people, one that pytest-xdist's users rely on."""
 

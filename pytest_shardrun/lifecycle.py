@@ -9,6 +9,7 @@ from typing import Final, final
 
 from .deadlines import Limit
 from .model import Attempt, Ending, EndingKind, Exit, LeftProcess
+from .records import record
 
 #: How long the stacks may take to arrive before the process is asked to end, in seconds.
 STACKS_SECONDS: Final = 0.5
@@ -38,7 +39,7 @@ class Step(enum.Enum):
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class Escalation:
     """Why an attempt is being ended, and the steps to come with their times."""
 
@@ -83,7 +84,7 @@ def after_goodbye(now: float, grace: float, start_seconds: float = 0.0) -> Escal
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class Expectation:
     """When something must have begun, and the limit that says so."""
 

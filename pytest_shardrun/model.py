@@ -7,6 +7,8 @@ import signal
 from dataclasses import KW_ONLY, dataclass
 from typing import Final, NamedTuple, final
 
+from .records import record
+
 #: How much a test of unknown duration is expected to take when nothing at all is known.
 UNKNOWN_SECONDS: Final = 1.0
 #: Keeps sums of expected seconds meaningful where a plan expects no time at all.
@@ -30,7 +32,7 @@ class Status(enum.Enum):
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class Lock:
     """Something that tests use alone, or together with those that share it."""
 
@@ -39,7 +41,7 @@ class Lock:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class Need:
     """What a test needs for itself while it runs."""
 
@@ -49,7 +51,7 @@ class Need:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class Item:
     """One collected test, as the shards described it."""
 
@@ -98,7 +100,7 @@ class Unit(NamedTuple):
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class ShardPlan:
     """One shard's share of the collection."""
 
@@ -115,7 +117,7 @@ class ShardPlan:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class Plan:
     """Which test belongs to which shard, in which order."""
 
@@ -129,7 +131,7 @@ class Plan:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class LeftProcess:
     """A process that outlived the worker which had started it, before it was ended."""
 
@@ -140,7 +142,7 @@ class LeftProcess:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class Exit:
     """How a process ended, as far as the executor can tell."""
 
@@ -186,7 +188,7 @@ class EndingKind(enum.Enum):
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class Ending:
     kind: EndingKind
     #: For people: ``crashed with SIGSEGV``, ``timed out after 60 s``.
@@ -194,7 +196,7 @@ class Ending:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class Attempt:
     """One process life of a shard; shards and attempts count from 1."""
 
@@ -229,7 +231,7 @@ class HaltWhy(enum.Enum):
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class Halt:
     """End the run when so many tests have come to such an end."""
 
@@ -258,7 +260,7 @@ class LossPolicy(enum.Enum):
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class Amount:
     """A number of tests, or a share of all of them."""
 
@@ -278,7 +280,7 @@ MOST_RETRIED: Final = (Amount(10), Amount(0.1, is_share=True))
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class Retries:
     """Which failed tests are tried again, and when."""
 

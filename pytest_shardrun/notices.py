@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, TypeAlias, final
 
 from .events import Reported, Warned, XmlRecorded
 from .model import Attempt, Ending, HaltWhy, Item, Plan, Status
+from .records import record
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class AttemptReady:
     """A worker has said hello."""
 
@@ -19,7 +19,7 @@ class AttemptReady:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class AttemptCollected:
     """A worker has collected these node ids."""
 
@@ -28,7 +28,7 @@ class AttemptCollected:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class CollectReported:
     """A collector failed or was skipped in a shard; other shards may say the same."""
 
@@ -37,7 +37,7 @@ class CollectReported:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class CollectionRefused:
     """pytest refused the arguments."""
 
@@ -45,7 +45,7 @@ class CollectionRefused:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class CollectionFailed:
     """There were collection errors, and the user did not ask to go on in spite of them."""
 
@@ -54,7 +54,7 @@ class CollectionFailed:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class Planned:
     """The tests are known and shared out."""
 
@@ -65,7 +65,7 @@ class Planned:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class FoundLater:
     """A shard collected tests that were not known when the plan was made."""
 
@@ -74,7 +74,7 @@ class FoundLater:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class TestStarted:
     attempt: Attempt
     position: int
@@ -82,7 +82,7 @@ class TestStarted:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class TestSlow:
     """A test has been running for long."""
 
@@ -98,7 +98,7 @@ class TestSlow:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class Blame:
     """Why a test is held responsible for the end of its process."""
 
@@ -112,7 +112,7 @@ class Blame:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class TestDone:
     """A test has its final status; everything that belongs to it, in order."""
 
@@ -145,7 +145,7 @@ class TestDone:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class TestTried:
     """A try of a test has failed, and another will follow unless the run ends before."""
 
@@ -154,7 +154,7 @@ class TestTried:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class Halted:
     """The results so far end the run, as the user wanted."""
 
@@ -163,7 +163,7 @@ class Halted:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class NoOtherTry:
     """Failed tests are not tried again, and why."""
 
@@ -171,7 +171,7 @@ class NoOtherTry:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class TestNotRun:
     position: int
     item: Item
@@ -186,7 +186,7 @@ class TestNotRun:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class SeenOutsideTests:
     """A report, warning or suite property that belongs to no test."""
 
@@ -195,7 +195,7 @@ class SeenOutsideTests:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class AttemptEnded:
     attempt: Attempt
     ending: Ending
@@ -205,7 +205,7 @@ class AttemptEnded:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class Leaked:
     """A process outlived the worker of an attempt that had ended in good order."""
 
@@ -221,7 +221,7 @@ class Leaked:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class Problem:
     """Something no single test stands for; it makes the run red."""
 
@@ -234,7 +234,7 @@ class Problem:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class Remark:
     """Something worth a warning that leaves the outcome as it is."""
 
@@ -242,7 +242,7 @@ class Remark:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class StopAskedByTest:
     """A test or plugin in a shard asked to end the whole run."""
 

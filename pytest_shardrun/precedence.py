@@ -7,10 +7,11 @@ import enum
 import os
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final, final
 
 import pytest
+
+from .records import record
 
 
 @final
@@ -26,7 +27,7 @@ class Place(enum.IntEnum):
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class Rival:
     """An option of pytest-xdist that was given beside ``--shards``."""
 
@@ -38,7 +39,7 @@ class Rival:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class Decision:
     """What becomes of ``--shards`` and the options of pytest-xdist."""
 

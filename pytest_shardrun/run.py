@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Final, TypeAlias
 
 from . import events, notices
@@ -41,6 +40,7 @@ from .model import (
     Policy,
     Status,
 )
+from .records import replace
 from .shards import RunningTest, Shard
 from .suspects import Suspects
 from .tries import Tries, concluded, plan_of, plan_of_rest

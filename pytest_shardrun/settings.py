@@ -6,7 +6,6 @@ import os
 import re
 import resource
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, final
 
@@ -25,6 +24,7 @@ from .model import (
     Retries,
 )
 from .planning.scopes import SCOPES
+from .records import record
 from .worker.times import read_seconds
 
 DEFAULT_GRACE: Final = 10.0
@@ -35,7 +35,7 @@ MOST_SHARDS: Final = 1000
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class Settings:
     """The options of a run in shards."""
 

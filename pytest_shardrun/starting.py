@@ -6,7 +6,6 @@ import gc
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from types import FrameType
 from typing import Any, Final, NoReturn, final
 
@@ -24,6 +23,7 @@ from .executors.warm import EarlyChild, Warm
 from .identity import RunIdentity, new_identity
 from .model import Attempt
 from .nodes import xdist_variables
+from .records import record
 from .settings import Settings
 from .worker import boot
 from .worker.control import connect
@@ -39,7 +39,7 @@ _ENTRIES: Final = ("console_main", "_console_main")
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class Early:
     """A worker that was forked before this process was configured, and what it was told."""
 

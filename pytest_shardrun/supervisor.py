@@ -28,6 +28,7 @@ from .lifecycle import Step, after_interrupt, at_once
 from .locks import Locks
 from .model import Attempt, Ending, EndingKind, Exit
 from .reading import EventReader
+from .records import record
 from .run import Run
 
 #: How much of a process's output is kept for the report of its crash, in bytes.
@@ -55,47 +56,47 @@ _NOBODY: Final = Attempt(0, 1)
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class _Chunk:
     attempt: Attempt
     data: bytes
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class _Output:
     attempt: Attempt
     data: bytes
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class _Gone:
     attempt: Attempt
     exit: Exit
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class _NeverBegan:
     attempt: Attempt
     error: LaunchError
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class _Released:
     """No attempt need wait for the first one."""
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class _Signalled:
     number: int
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class _Broken:
     """A thread of ours could not go on."""
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import final
 
 from .explanations import explain
 from .ledger import FAILED
 from .model import UNKNOWN_SECONDS, Item, Plan, Retries, ShardPlan, Status, Unit
 from .notices import TestDone
+from .records import replace
 
 
 @final

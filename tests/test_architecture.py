@@ -66,7 +66,7 @@ ROWS: Final[dict[int, tuple[str, ...]]] = {
         "reading",
         "settings",
     ),
-    0: ("cpus", "minimising", "model", "worker."),
+    0: ("cpus", "minimising", "model", "records", "worker."),
 }
 
 #: In how many modules a library may be known, each of which translates its errors alone.
@@ -97,6 +97,7 @@ PURE: Final = (
     "planning.splitters",
     "queues",
     "reading",
+    "records",
     "run",
     "shards",
     "suspects",

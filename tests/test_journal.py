@@ -5,7 +5,6 @@ import re
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, get_args
 
@@ -25,6 +24,7 @@ from pytest_shardrun.model import (
     Status,
     Unit,
 )
+from pytest_shardrun.records import replace
 from pytest_shardrun.reporting.journal import (
     KEPT_RUNS,
     Journal,

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, final, runtime_checkable
 
 from ..model import Attempt, Exit
+from ..records import record
 
 
 class LaunchError(Exception):
@@ -19,7 +19,7 @@ class HopelessLaunch(LaunchError):
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class LaunchOrder:
     """What an executor needs to start an attempt."""
 
@@ -34,7 +34,7 @@ class LaunchOrder:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class Farewell:
     """What an executor has to say when no attempt lives any more."""
 

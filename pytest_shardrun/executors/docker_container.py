@@ -8,10 +8,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
 from typing import Any, Final, final
 
 from ..model import Exit, LeftProcess
+from ..records import record, replace
 from .base import HopelessLaunch, LaunchError
 from .docker_client import Attachment, Conflict, Daemon, DaemonError, NotThere, Unreachable
 from .docker_frames import BrokenFrames, Frame, FrameReader, write_frames
@@ -40,7 +40,7 @@ _LEAST_PYTEST: Final = (8, 2)
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class Recipe:
     """How a container is made and what it gets before its first worker."""
 

@@ -6,16 +6,17 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final, final
+
+from ..records import record
 
 #: Bytes that one attempt may bring home.
 _ROOM: Final = 2 << 30
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class Wanted:
     """What one attempt was asked to bring home, and where that goes."""
 

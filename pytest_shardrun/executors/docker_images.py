@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias, final
 
 from ..container_settings import ContainerSettings
+from ..records import record
 from .base import LaunchError
 from .docker_client import Daemon, DaemonError, NotThere
 from .docker_sweep import IMAGE_LABEL
@@ -23,7 +23,7 @@ _TAIL: Final = 15
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class Ready:
     """An image that the daemon has."""
 

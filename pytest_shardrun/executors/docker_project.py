@@ -8,9 +8,10 @@ import stat
 import sys
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final, final
+
+from ..records import record
 
 #: Never copied: they are made anew, or belong to this machine.
 _SKIPPED: Final = frozenset(
@@ -69,7 +70,7 @@ class ProjectError(Exception):
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class Project:
     """What the tests of a run need, as places on this machine and in every container."""
 
@@ -96,7 +97,7 @@ class Project:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class Entry:
     """One file, link or directory to copy."""
 

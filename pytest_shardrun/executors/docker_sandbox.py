@@ -6,12 +6,12 @@ import fnmatch
 import json
 import resource
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final, final
 
 from ..container_settings import ContainerSettings
+from ..records import record
 
 #: The directory of the agent, which the worker's code lies in.
 AGENT_DIRECTORY: Final = "/.shardrun"
@@ -66,7 +66,7 @@ _AGENT_SPACE: Final = 64 << 20
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class Abilities:
     """What a daemon can do."""
 

@@ -6,10 +6,10 @@ import io
 import os
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final, cast, final
 
+from ..records import record
 from .base import LaunchError
 from .docker_agent import KEPT
 from .docker_client import Daemon
@@ -24,7 +24,7 @@ _TAIL: Final = 20
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class Setup:
     """What to run in which container."""
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, final
+
+from ..records import record
 
 #: Carried by everything that the plugin makes in a daemon.
 RUN_LABEL: Final = "pytest-shardrun.run"
@@ -20,7 +21,7 @@ PATIENCE: Final = 3600.0
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class Owner:
     """A process, among all of all machines that may share a daemon."""
 

@@ -7,10 +7,10 @@ import os
 import signal
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final, final
 
 from ..model import Exit
+from ..records import record
 from ..worker import boot
 from ..worker.control import connect
 from .base import Farewell, LaunchError, LaunchOrder
@@ -24,7 +24,7 @@ NOT_STARTED: Final = 127
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class _First:
     """The attempt that has no process before the warm worker has collected."""
 

@@ -9,10 +9,10 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 from typing import Final, Protocol, final
 
 from ..model import Attempt, Exit
+from ..records import record, replace
 from ..worker import boot
 from . import guard, memory, processes
 from .base import LaunchError, LaunchOrder
@@ -39,7 +39,7 @@ class Child(Protocol):
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class Pipes:
     """Both ends of the three pipes of an attempt: stdin, stream and output."""
 

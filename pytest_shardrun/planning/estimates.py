@@ -10,6 +10,8 @@ from typing import Final, final
 from pytest_shardrun.model import UNKNOWN_SECONDS
 from pytest_shardrun.planning.scopes import module_of
 
+from ..records import record
+
 #: What no test takes: longer ones come from a clock that was set.
 DAY: Final = 86_400.0
 
@@ -19,7 +21,7 @@ COMPARABLE_TESTS: Final = 5
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class Rest:
     """The tests of a module that are not known one by one."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from math import fsum
 from typing import Final, final
@@ -13,12 +12,14 @@ from pytest_shardrun.planning.estimates import Durations
 from pytest_shardrun.planning.scopes import TOLERANCE, class_of, module_of
 from pytest_shardrun.planning.splitters import LEAST_SECONDS, Splitter, make_plan
 
+from ..records import record
+
 #: Twice the shards are not worth it where they save less than this share.
 WORTHWHILE: Final = 0.1
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class Outlook:
     """What is expected of a number of shards."""
 

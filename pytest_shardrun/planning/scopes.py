@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from heapq import heapreplace
 from math import fsum
 from typing import Final, final
 
 from pytest_shardrun.model import Item, Unit
+
+from ..records import record
 
 SCOPES: Final = ("auto", "test", "class", "module", "package", "group")
 
@@ -25,7 +26,7 @@ _NO_MODULE: Final = "::"
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class _Bundle:
     """Tests that are to stay together, and what their shared fixtures take."""
 

@@ -9,12 +9,12 @@ import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final
 
 from .. import notices
 from ..explanations import explain
+from ..records import record
 
 #: The directory in pytest's cache.
 CACHE_NAME: Final = "shardrun"
@@ -206,7 +206,7 @@ def journal_directory(cache: Any) -> Path:
     return directory
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Share:
     """What a shard of an earlier run ran, in its order."""
 
@@ -252,7 +252,7 @@ def read_share(directory: Path, name: str) -> Share:
     return Share(path.stem, shard, tuple(nodeids[position] for position in positions))
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class History:
     """What had run in a process before a test failed there."""
 

@@ -17,7 +17,6 @@ import shutil
 import xml.etree.ElementTree as ET
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any, Final, Literal, TypeAlias, final
 
@@ -29,6 +28,8 @@ from _pytest.junitxml import LogXML
 from junitparser import IntAttr, xunit2
 
 from pytest_shardrun.model import EndingKind, Item, Status
+
+from ..records import record
 
 #: The attribute of a suite that counts a testcase; None where it passed.
 _Verdict: TypeAlias = Literal["failures", "errors", "skipped"] | None
@@ -79,7 +80,7 @@ class _Merged(xunit2.JUnitXml):
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class _Case:
     """One finished <testcase>."""
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import importlib.util
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from re import Pattern
 from typing import Final, final
 
 import pytest
 
 from ..container_settings import ContainerSettings
+from ..records import record
 
 _SECTION: Final = "Hint for shards in containers"
 
@@ -24,7 +24,7 @@ _MISSING_ADVICE: Final = (
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@record
 class Rule:
     """What a failure's text shows of a limit, and what to do about it."""
 
