@@ -5,6 +5,9 @@ from __future__ import annotations
 import io
 import json
 import os
+import py_compile
+import subprocess
+import sys
 import tarfile
 from itertools import count
 from pathlib import Path
@@ -23,6 +26,7 @@ from pytest_shardrun.executors.docker_project import (
     ProjectError,
     find_entries,
     find_roots,
+    library_archive,
     travelling_path,
     write_archive,
 )
@@ -228,3 +232,26 @@ def test_the_progress_of_a_pull_is_told_now_and_then() -> None:
     lines = list(pull_progress("python:3", messages, lambda: next(clock)))
 
     assert lines == ["pulling python:3", "pulling python:3: 3 of 9 MB"]
+
+
+def test_what_was_compiled_here_is_not_compiled_in_containers(tmp_path: Path) -> None:
+    module = tmp_path / "home/package/worker/module.py"
+    module.parent.mkdir(parents=True)
+    module.write_text("VALUE = 1")
+    # The parts of a second that files have are not in archives.
+    os.utime(module, ns=(0, 1_700_000_000_900_000_000))
+    py_compile.compile(str(module))
+
+    archive = io.BytesIO(library_archive(tmp_path / "home/package", "1"))
+    with tarfile.open(fileobj=archive) as opened:
+        opened.extractall(tmp_path / "away", filter="data")
+    done = subprocess.run(
+        [sys.executable, "-B", "-v", "-c", "import package.worker.module"],
+        cwd=tmp_path / "away/.shardrun/lib",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    read = [each for each in done.stderr.splitlines() if each.startswith("# code object from")]
+    assert any("module.cpython" in each for each in read), done.stderr

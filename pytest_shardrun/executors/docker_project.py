@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import os
 import stat
@@ -218,16 +219,33 @@ def _add(archive: tarfile.TarFile, entry: Entry, owner: tuple[int, int]) -> None
 
 def library_archive(package: Path, version: str) -> bytes:
     """This package as an archive, as if it were installed, so that no image needs to have it."""
-    name = package.name
-    info = f"{name}-{version}.dist-info"
-    files: dict[str, bytes] = {
-        f"{name}/{path.relative_to(package).as_posix()}": path.read_bytes()
-        for path in sorted(package.rglob("*.py"))
-    }
+    info = package.parent / f"{package.name}-{version}.dist-info"
     metadata = f"Metadata-Version: 2.1\nName: pytest-shardrun\nVersion: {version}\n"
-    files[f"{info}/METADATA"] = metadata.encode("ascii")
-    files[f"{info}/entry_points.txt"] = b"[pytest11]\nshardrun = pytest_shardrun.plugin\n"
-    return pack_files({f"{LIBRARY}/{path}": content for path, content in files.items()})
+    entry_points = "[pytest11]\nshardrun = pytest_shardrun.plugin\n"
+    target = io.BytesIO()
+    with tarfile.open(fileobj=target, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for path in (*sorted(package.rglob("*.py")), *_compiled_files(package)):
+            # Compiled files know their source by its time, in whole seconds.
+            _pack(archive, _in_library(path, package), path.read_bytes(), int(path.stat().st_mtime))
+        for name, text in (("METADATA", metadata), ("entry_points.txt", entry_points)):
+            _pack(archive, _in_library(info / name, package), text.encode("ascii"))
+    return target.getvalue()
+
+
+def _in_library(path: Path, package: Path) -> str:
+    return f"{LIBRARY}/{path.relative_to(package.parent).as_posix()}"
+
+
+def _compiled_files(package: Path) -> Iterator[Path]:
+    """What a worker imports of this package, compiled: it would be compiled in each container.
+
+    As far as it is there, and for this Python: another one takes no notice of it.
+    """
+    for name in ("__init__.py", "hookspecs.py", "plugin.py", "worker/*.py"):
+        for path in sorted(package.glob(name)):
+            compiled = Path(importlib.util.cache_from_source(str(path)))
+            if compiled.parent == path.parent / "__pycache__" and compiled.exists():
+                yield compiled
 
 
 def pack_files(files: Mapping[str, bytes]) -> bytes:
@@ -235,10 +253,14 @@ def pack_files(files: Mapping[str, bytes]) -> bytes:
     target = io.BytesIO()
     with tarfile.open(fileobj=target, mode="w", format=tarfile.PAX_FORMAT) as archive:
         for path, content in files.items():
-            member = tarfile.TarInfo(path.lstrip("/"))
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
+            _pack(archive, path, content)
     return target.getvalue()
+
+
+def _pack(archive: tarfile.TarFile, path: str, content: bytes, time: int = 0) -> None:
+    member = tarfile.TarInfo(path.lstrip("/"))
+    member.size, member.mtime = len(content), time
+    archive.addfile(member, io.BytesIO(content))
 
 
 def travelling_path(sys_path: Sequence[str], directory: Path, roots: Sequence[Path]) -> list[str]:
