@@ -41,7 +41,7 @@ from .reporting.outputs import OutputFiles
 from .reporting.terminal import ShardTerminal
 from .run import Run
 from .settings import Settings
-from .starting import remember_obstacle
+from .starting import remember_obstacle, spare_from_collection
 from .supervisor import Supervisor
 from .timekeeping import Timekeeper
 from .worker import wire
@@ -604,9 +604,7 @@ class Controller:
 
     def _take_plan(self, planned: notices.Planned) -> None:
         self._planned = planned
-        gc.freeze()
-        # The host of a pytest that is called by a program gets its garbage back.
-        self._config.add_cleanup(gc.unfreeze)
+        spare_from_collection(self._config)
         self._collected_after = time.monotonic() - self._clock_started
         self._session.testscollected = len(planned.items)
         self._replay.deselected(planned.deselected)

@@ -18,6 +18,9 @@ from .takeover import TakeOver
 
 MOST_AHEAD: Final = 256
 SECONDS_AHEAD: Final = 0.1
+#: Tests that together take less than this are not worth waiting for the next batch: it takes
+#: longer to come than another shard would need for them.
+SECONDS_OF_A_TRIP: Final = 0.005
 #: How many of a shard's latest tests its mean of seconds remembers, roughly.
 MEMORY: Final = 8
 
@@ -277,7 +280,11 @@ class Dispatcher:
     def _send(self, shard: Runner) -> tuple[int, ...]:
         ahead = len(shard.in_flight)
         # Refilled when half empty: tiny tests travel in batches.
-        if ahead >= LEAST_AHEAD and ahead > self._wanted(shard) // 2:
+        if (
+            ahead >= LEAST_AHEAD
+            and ahead > self._wanted(shard) // 2
+            and not self._is_short_of_work(shard, SECONDS_OF_A_TRIP / 2)
+        ):
             return ()
         if self._serial_host is None and (positions := self._send_parallel(shard)):
             return positions
@@ -293,11 +300,17 @@ class Dispatcher:
         share = self._unsent // (2 * self._survey().living)
         return max(LEAST_AHEAD, min(wanted, share))
 
+    def _is_short_of_work(self, shard: Runner, seconds: float) -> bool:
+        """Whether what is in flight there is known to take less time than this."""
+        return self._measured and shard.expected_seconds < seconds
+
     def _send_parallel(self, shard: Runner) -> tuple[int, ...]:
         positions: list[int] = []
         is_contended = self.conflicts.is_active
         wanted = self._wanted(shard)
-        while (ahead := len(shard.in_flight)) < wanted:
+        while (ahead := len(shard.in_flight)) < wanted or (
+            ahead < MOST_AHEAD and self._is_short_of_work(shard, SECONDS_OF_A_TRIP)
+        ):
             # A slow test behind many quick ones should stay where others can take it over.
             if ahead >= LEAST_AHEAD and self._measured and shard.expected_seconds >= SECONDS_AHEAD:
                 break

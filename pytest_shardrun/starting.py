@@ -73,6 +73,17 @@ def end_without_collecting(config: pytest.Config) -> None:
         config.add_cleanup(gc.freeze)
 
 
+def spare_from_collection(config: pytest.Config) -> None:
+    """Let nobody look for garbage among what is there now, until pytest has ended.
+
+    pytest itself looks five times over before it ends. Another program that calls pytest gets
+    its garbage back.
+    """
+    gc.freeze()
+    if not _is_plain_pytest():
+        config.add_cleanup(gc.unfreeze)
+
+
 def fork_early(config: pytest.Config, sys_path: Sequence[str]) -> None:
     """Fork a worker while this process has imported pytest and its plugins, and nothing else.
 

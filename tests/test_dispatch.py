@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from pytest_shardrun.conflicts import Conflicts
-from pytest_shardrun.dispatch import Batch, Dispatcher
+from pytest_shardrun.dispatch import MOST_AHEAD, Batch, Dispatcher
 from pytest_shardrun.model import Lock, Need, Plan, ShardPlan, Unit
 
 
@@ -146,10 +146,39 @@ def test_a_slow_test_behind_quick_ones_is_not_sent_early_where_durations_are_kno
     quick = module(*range(10), seconds=0.001)
     slow = [module(position, seconds=60.0) for position in range(10, 100)]
     dispatch = dispatcher([quick, *slow], joined=[1], measured=True)
-    dispatch.next_batch(1)
+    assert dispatch.next_batch(1) == Batch(tuple(range(5)), more=True)
     dispatch.finished(1, 0, 0.001)
 
-    assert dispatch.next_batch(1) == Batch(tuple(range(2, 11)), more=True)
+    assert dispatch.next_batch(1) == Batch(tuple(range(5, 11)), more=True)
+
+
+def test_tests_known_to_be_done_before_the_next_batch_comes_are_sent_with_this_one() -> None:
+    quick = [module(*range(10 * n, 10 * n + 10), seconds=0.001) for n in range(2)]
+    dispatch = dispatcher(quick[:1], quick[1:], joined=[1, 2], measured=True)
+    for shard, first in ((1, 0), (2, 10)):
+        assert dispatch.next_batch(shard) == Batch(tuple(range(first, first + 5)), more=True)
+        dispatch.finished(shard, first, 0.001)
+        dispatch.finished(shard, first + 1, 0.001)
+        assert dispatch.next_batch(shard) is None
+        dispatch.finished(shard, first + 2, 0.001)
+
+        assert dispatch.next_batch(shard) == Batch(tuple(range(first + 5, first + 8)), more=True)
+
+
+def test_tests_of_unknown_duration_are_not_sent_together_towards_the_end() -> None:
+    quick = module(*range(4), seconds=0.001)
+    dispatch = dispatcher([quick], joined=[1])
+
+    assert dispatch.next_batch(1) == Batch((0, 1), more=True)
+
+
+def test_tests_that_are_known_to_take_no_time_are_not_sent_all_at_once() -> None:
+    dispatch = dispatcher([module(*range(1000), seconds=0.0)], joined=[1], measured=True)
+
+    batch = dispatch.next_batch(1)
+
+    assert batch is not None
+    assert len(batch.positions) == MOST_AHEAD
 
 
 def test_a_worker_is_told_when_its_next_test_was_taken_over_meanwhile() -> None:
