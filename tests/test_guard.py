@@ -559,6 +559,77 @@ def test_the_guard_ends_what_it_was_told_of_and_what_is_marked(
     assert is_alive(sleepers["marked otherwise"].pid)
 
 
+FORKING: Final = """\
+import os, sys
+from pytest_shardrun.executors.guardian import fork_guard
+mark, early, late, forgotten, forgotten_late = sys.argv[1:]
+guardian = fork_guard(mark, None)
+for group in (early, forgotten, forgotten_late):
+    guardian.watch(int(group))
+guardian.forget(int(forgotten))
+os.write(guardian._descriptor, b"+")
+print("forked", flush=True)
+input()
+os.write(guardian._descriptor, late.encode() + b"\\n")
+guardian.forget(int(forgotten_late))
+print("told", flush=True)
+input()
+os._exit(0)
+"""
+
+
+def test_a_guard_that_was_forked_becomes_a_program_and_forgets_nothing(run_id: str) -> None:
+    sleepers = [sleeper() for _ in range(4)]
+    early, late, forgotten, forgotten_late = (each.pid for each in sleepers)
+    arguments = [f"SHARDRUN_RUN={run_id}", *(str(each.pid) for each in sleepers)]
+    controller = subprocess.Popen(
+        [sys.executable, "-c", FORKING, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert controller.stdin is not None
+    assert controller.stdout is not None
+    try:
+        assert controller.stdout.readline() == b"forked\n"
+        # In the middle of a line.
+        wait_until(lambda: bool(guards_of(run_id)))
+        controller.stdin.write(b"\n")
+        controller.stdin.flush()
+        assert controller.stdout.readline() == b"told\n"
+        controller.communicate(b"\n", timeout=30)
+
+        wait_until_gone(early, late)
+        wait_until(lambda: not guards_of(run_id))
+        assert is_alive(forgotten)
+        assert is_alive(forgotten_late)
+    finally:
+        for each in (controller, *sleepers):
+            each.kill()
+            each.wait()
+
+
+def test_a_guard_that_was_forked_ends_with_a_quick_run_and_kills_what_is_left(
+    run_id: str,
+) -> None:
+    process = sleeper()
+    program = (
+        "import sys; from pytest_shardrun.executors.guardian import fork_guard; "
+        "guardian = fork_guard(sys.argv[1], None); guardian.watch(int(sys.argv[2])); "
+        "guardian.close()"
+    )
+    try:
+        subprocess.run(
+            [sys.executable, "-c", program, f"SHARDRUN_RUN={run_id}", str(process.pid)],
+            check=True,
+            timeout=30,
+        )
+
+        assert process.wait(DEADLINE_SECONDS) == -signal.SIGKILL
+    finally:
+        process.kill()
+        process.wait()
+
+
 def test_only_what_has_all_marks_is_killed(
     sleepers: dict[str, subprocess.Popen[bytes]], run_id: str
 ) -> None:

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
+import select
 import signal
 import sys
 import time
-from typing import TextIO
 
 #: How long a process that has begun to execute a program may be without an environment.
 _EXEC_SECONDS = 0.005
 #: Parents of kernel threads, which never have an environment.
 _KERNEL = ("0", "2")
+#: For how long a guard that was forked stays one.
+_SECONDS_AS_FORK = 0.5
+_CHUNK = 1 << 12
 _HAS_PROC = os.path.isdir("/proc")
 
 
@@ -99,31 +101,79 @@ def _remove_cgroup(directory: str) -> None:
             return
 
 
-def main(lines: TextIO, mark: str, directory: str = "") -> None:
-    """Keep the list of live groups that the lines tell (+7, -7) and kill them when they end.
+class Charge:
+    """What a guard has been told to end, by lines on its stdin."""
 
-    The directory is removed then, if it is still there, and the empty ones that stdin named
-    (//sys/fs/cgroup/...).
+    def __init__(self, told: str = "") -> None:
+        self._groups: set[str] = set()
+        self._cgroups: list[str] = []
+        self._rest = b""
+        self.hear(os.fsencode(told))
+
+    def hear(self, chunk: bytes) -> None:
+        """A process group has come (+7) or gone (-7), a control group is to go (//sys/...)."""
+        *lines, self._rest = (self._rest + chunk).split(b"\n")
+        for line in map(os.fsdecode, lines):
+            if line[0] == "/":
+                self._cgroups.append(line[1:])
+            elif line[0] == "+":
+                self._groups.add(line[1:])
+            else:
+                self._groups.discard(line[1:])
+
+    def told(self) -> str:
+        """The same for another guard."""
+        lines = [*(f"+{each}" for each in self._groups), *(f"/{each}" for each in self._cgroups)]
+        return "\n".join([*lines, os.fsdecode(self._rest)])
+
+    def end(self, mark: str, directory: str) -> None:
+        """Kill the groups and what has the mark, remove the directory and the control groups."""
+        for group in self._groups:
+            kill_group(int(group))
+        kill_marked(mark)
+        for cgroup in self._cgroups:
+            _remove_cgroup(cgroup)
+        if directory:
+            # Imported where it is needed: it takes as long as the interpreter itself.
+            import shutil
+
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+def main(mark: str, directory: str = "", told: str = "") -> None:
+    """Listen to stdin, and when it ends, end what it has told, and what another guard was told."""
+    charge = Charge(told)
+    while chunk := os.read(0, _CHUNK):
+        charge.hear(chunk)
+    charge.end(mark, directory)
+
+
+def main_of_fork(mark: str, directory: str = "") -> None:
+    """The same in a fork of the controller, which becomes a program if the run takes longer.
+
+    A fork costs less than all else that it does, but it keeps the memory that the controller had
+    then and has changed since.
     """
-    groups: set[int] = set()
-    cgroups: list[str] = []
-    for line in lines:
-        if line[0] == "/":
-            cgroups.append(line[1:-1])
-            continue
-        group = int(line[1:])
-        if line[0] == "+":
-            groups.add(group)
-        else:
-            groups.discard(group)
-    for group in groups:
-        kill_group(group)
-    kill_marked(mark)
-    for cgroup in cgroups:
-        _remove_cgroup(cgroup)
-    if directory:
-        shutil.rmtree(directory, ignore_errors=True)
+    charge = Charge()
+    deadline = time.monotonic() + _SECONDS_AS_FORK
+    while (seconds := deadline - time.monotonic()) > 0:
+        if select.select([0], [], [], seconds)[0]:
+            chunk = os.read(0, _CHUNK)
+            if not chunk:
+                charge.end(mark, directory)
+                return
+            charge.hear(chunk)
+    try:
+        os.execv(sys.executable, program(mark, directory, charge.told()))
+    except OSError:
+        # Too little memory for a program, or too much to tell it.
+        main(mark, directory, charge.told())
+
+
+def program(*arguments: str) -> list[str]:
+    """The command of a guard: isolated, without site-packages, so that it starts fast."""
+    return [sys.executable, "-I", "-S", __file__, *arguments]
 
 
 if __name__ == "__main__":
-    main(sys.stdin, *sys.argv[1:])
+    main(*sys.argv[1:])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import final
 
@@ -54,8 +53,7 @@ def start_guard(mark: str, places: Places | None) -> Guardian:
     """A guard as a program of its own; ``mark`` is in the environment of all it must end."""
     read_end, write_end = os.pipe()
     popen = subprocess.Popen(
-        # Isolated, without site-packages: it starts fast and imports no user code.
-        [sys.executable, "-I", "-S", guard.__file__, *_arguments(mark, places)],
+        guard.program(*_arguments(mark, places)),
         stdin=read_end,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -79,8 +77,7 @@ def fork_guard(mark: str, places: Places | None) -> Guardian:
             os.dup2(nothing, 2)
             # Every other end of a pipe that we kept would keep its reader waiting.
             os.closerange(3, os.sysconf("SC_OPEN_MAX"))
-            with open(0, encoding="utf-8", errors="surrogateescape") as lines:
-                guard.main(lines, *_arguments(mark, places))
+            guard.main_of_fork(*_arguments(mark, places))
         finally:
             os._exit(0)
     os.close(read_end)
