@@ -44,6 +44,8 @@ _TOOLS: Final = (
     "sleep",
     "true",
 )
+#: What else decides what is in it.
+_CONTENT: Final = "compiled, and what pytest rewrites"
 _LOCALE: Final = Path("/usr/lib/locale/C.utf8")
 _LEFT_OUT: Final = frozenset(
     {
@@ -137,12 +139,16 @@ class Archive:
 
 def write_image(target: IO[bytes], distributions: Sequence[str]) -> None:
     """Write the root file system of an image with this interpreter."""
+    _keep_rewritten_plugins()
     archive = Archive(target)
     library = Path(sys.base_prefix, "lib", f"python{_version()}")
     interpreter = Path(getattr(sys, "_base_executable", sys.executable)).resolve()
     tools = {name: Path(found).resolve() for name in _TOOLS if (found := shutil.which(name))}
     modules = list(_standard_library(library))
-    for path in sorted(_shared_libraries([interpreter, *tools.values(), *modules])):
+    packages = _packages_directory(interpreter, library)
+    installed = list(_installed_files(distributions))
+    binaries = [interpreter, *tools.values(), *modules, *(path for path, _ in installed)]
+    for path in sorted(_shared_libraries(binaries)):
         archive.add_file(path)
     for path in (interpreter, *modules):
         archive.add_file(path)
@@ -154,10 +160,20 @@ def write_image(target: IO[bytes], distributions: Sequence[str]) -> None:
         archive.add_file(path, Path("/usr/bin", name))
     for name in ("python", "python3", f"python{_version()}"):
         archive.add_link(f"/usr/local/bin/{name}", str(interpreter))
-    packages = _packages_directory(interpreter, library)
-    for path, place in _installed_files(distributions):
+    for path, place in installed:
         archive.add_file(path, packages / place)
     archive.close()
+
+
+def _keep_rewritten_plugins() -> None:
+    """Let pytest keep what it rewrites, as where it has run before: no container can."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name != "PYTHONDONTWRITEBYTECODE" and not name.startswith("PYTEST_")
+    }
+    command = [sys.executable, "-m", "pytest", "--help"]
+    subprocess.run(command, cwd="/", env=kept, stdout=subprocess.DEVNULL, check=False)
 
 
 def _standard_library(directory: Path) -> Iterator[Path]:
@@ -242,7 +258,7 @@ def main() -> None:
 def digest(distributions: Sequence[str]) -> str:
     """A word for what would be in the image."""
     versions = [f"{name} {importlib.metadata.version(name)}" for name in sorted(distributions)]
-    text = "\n".join([sys.version, sys.base_prefix, *_TOOLS, str(_LOCALE), *versions])
+    text = "\n".join([sys.version, sys.base_prefix, *_TOOLS, str(_LOCALE), _CONTENT, *versions])
     return hashlib.sha256(text.encode("utf-8")).hexdigest()[:12]
 
 

@@ -165,6 +165,7 @@ class DockerExecutor:
             network="bridge" if settings.network == "none" else settings.network,
             environment=docker_sandbox.allowed_environment(os.environ, settings),
             labels=self._labels,
+            pythons=docker_images.names_of_python(settings),
         )
 
         def run_setup(image: str, repository: str, tag: str) -> None:

@@ -50,8 +50,12 @@ def make_ready(
     image = str(found["Id"])
     if settings.setup:
         image = _set_up(daemon, settings, name, image, run_setup, directory, say)
-    pythons = (settings.python,) if settings.python else ("python3", "python")
-    return Ready(name, image, pythons)
+    return Ready(name, image, names_of_python(settings))
+
+
+def names_of_python(settings: ContainerSettings) -> tuple[str, ...]:
+    """The names that the interpreter may have, in order."""
+    return (settings.python,) if settings.python else ("python3", "python")
 
 
 def _find(daemon: Daemon, settings: ContainerSettings, say: Say) -> Mapping[str, Any]:

@@ -6,6 +6,7 @@ import io
 import os
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from importlib import resources
 from pathlib import Path
 from typing import IO, Any, Final, cast, final
 
@@ -21,6 +22,18 @@ from .docker_sweep import IMAGE_LABEL
 _SILENCE: Final = 1800.0
 #: How much of its output an error shows, in lines.
 _TAIL: Final = 20
+#: Runs the command, and compiles for the first interpreter that is there, which may fail.
+_SCRIPT: Final = """\
+command=$1 source=$2
+shift 2
+sh -c "$command" || exit
+for python; do
+    if command -v "$python" >/dev/null; then
+        "$python" -I -c "$source" >/dev/null 2>&1 || :
+        exit 0
+    fi
+done
+"""
 
 
 @final
@@ -35,6 +48,8 @@ class Setup:
     network: str
     environment: Mapping[str, str]
     labels: Mapping[str, str]
+    #: The names that the interpreter may have, in order.
+    pythons: tuple[str, ...]
 
 
 def run_setup(
@@ -49,7 +64,7 @@ def run_setup(
     """Run the command as root in a copy of the project, and keep what it leaves as an image.
 
     What it puts into the project (compiled modules, metadata) is kept beside, because the project
-    itself is copied anew for each run.
+    itself is copied anew for each run. Modules of Python and of pytest's plugins are compiled.
     """
     volumes = {str(root): f"{setup.name}-{number}" for number, root in enumerate(setup.roots)}
     try:
@@ -80,12 +95,17 @@ def run_setup(
             daemon.remove_volume(volume)
 
 
+def compiling_source() -> str:
+    """The program that compiles in the image."""
+    return resources.files(__package__).joinpath("docker_compiling.py").read_text(encoding="utf-8")
+
+
 def _options(
     daemon: Daemon, setup: Setup, image: str, volumes: Mapping[str, str]
 ) -> dict[str, Any]:
     return {
         "image": image,
-        "command": ["sh", "-c", setup.command],
+        "command": ["sh", "-c", _SCRIPT, "sh", setup.command, compiling_source(), *setup.pythons],
         "entrypoint": "",
         "user": "0:0",
         "working_dir": str(setup.directory),

@@ -66,6 +66,31 @@ def test_a_setup_is_run_once_and_kept_while_its_inputs_stay_the_same(
     assert not (tmp_path / "build").exists()
 
 
+@pytest.mark.usefixtures("_no_new_images")
+def test_a_setup_compiles_what_each_container_would_compile(
+    tmp_path: Path, docker_image: str
+) -> None:
+    (tmp_path / "forget.py").write_text(
+        "import colorsys, os, pathlib, anyio\n"
+        "os.remove(colorsys.__cached__)\n"
+        "for each in pathlib.Path(anyio.__file__).parent.rglob('*-pytest-*.pyc'):\n"
+        "    each.unlink()\n"
+    )
+    (tmp_path / "test_it.py").write_text(
+        "import colorsys, pathlib\n"
+        "from anyio import abc\n"
+        "from _pytest.assertion.rewrite import PYC_TAIL\n"
+        "def test_it():\n"
+        "    assert pathlib.Path(colorsys.__cached__).exists()\n"
+        "    kept = pathlib.Path(abc.__file__).with_name('__pycache__')\n"
+        "    assert (kept / f'__init__{PYC_TAIL}').exists()\n"
+    )
+
+    run = in_containers(tmp_path, docker_image, "--shard-setup=python3 -B forget.py")
+
+    assert run.counts == {"passed": 1}, run.show()
+
+
 def test_a_setup_that_fails_shows_what_it_said(tmp_path: Path, docker_image: str) -> None:
     (tmp_path / "test_it.py").write_text("def test_it(): pass")
 
