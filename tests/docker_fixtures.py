@@ -10,8 +10,9 @@ import sys
 import tempfile
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final, final
 
@@ -24,6 +25,7 @@ from pytest_shardrun.executors.docker_sweep import (
     left_over_volumes,
 )
 
+_SSH_PORT: Final = 2222
 _SCRIPTS: Final = Path(__file__).parents[1] / "scripts"
 
 
@@ -155,6 +157,12 @@ class RemoteDaemon:
             check=False,
         )
 
+    def containers(self) -> list[str]:
+        """The names of all containers that it has, dead ones included."""
+        listed = self.docker("ps", "--all", "--format", "{{.Names}}")
+        assert listed.returncode == 0, listed.stderr
+        return listed.stdout.decode("ascii").split()
+
     @property
     def pid(self) -> int:
         """The number of the daemon itself."""
@@ -214,6 +222,86 @@ def strict_daemon(docker_image: str) -> Iterator[RemoteDaemon]:
         pytest.skip("needs openssl, and control groups of version 1 to hide one")
     with _second_daemon(docker_image, is_strict=True) as daemon:
         yield daemon
+
+
+@pytest.fixture(scope="session")
+def ssh_address(
+    remote_daemon: RemoteDaemon, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[SshAddress]:
+    """The second daemon behind a server for ssh; without one skipped, but in CI it fails."""
+    missing = [each for each in ("ssh", "sshd", "ssh-keygen") if _find(each) is None]
+    if missing:
+        reason = f"needs OpenSSH's client and server: there is no {' and no '.join(missing)}"
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"CI=true asks for the tests with ssh, which {reason[6:]}", pytrace=False)
+        pytest.skip(reason)
+    with _ssh_server(remote_daemon, tmp_path_factory.mktemp("ssh")) as address:
+        yield address
+
+
+def _find(program: str) -> str | None:
+    return shutil.which(program) or shutil.which(program, path="/usr/sbin:/usr/local/sbin")
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class SshAddress:
+    """A daemon behind ssh."""
+
+    address: str
+    #: What a client's environment needs: an ssh that knows the key and the server.
+    environment: Mapping[str, str]
+    #: The ssh of that environment.
+    program: Path
+
+
+@contextmanager
+def _ssh_server(daemon: RemoteDaemon, client: Path) -> Iterator[SshAddress]:
+    # The server's files lie where the daemon's namespace has them, too.
+    server = Path(tempfile.mkdtemp(prefix="shardrun-sshd-", dir="/var/tmp"))
+    for path in (server / "host_key", client / "key"):
+        command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(path)]
+        subprocess.run(command, check=True, timeout=60)
+    shutil.copy(client / "key.pub", server / "authorized_keys")
+    (server / "config").write_text(
+        f"HostKey {server}/host_key\nAuthorizedKeysFile {server}/authorized_keys\n"
+        "StrictModes no\nPermitRootLogin prohibit-password\nPasswordAuthentication no\n"
+        "KbdInteractiveAuthentication no\nPidFile none\nMaxStartups 100\n"
+    )
+    name, kind_and_key = f"[{daemon.host}]:{_SSH_PORT}", (server / "host_key.pub").read_text()
+    (client / "known_hosts").write_text(f"{name} {kind_and_key}")
+    # ssh looks for its configuration in the home of the account, whatever HOME says.
+    (client / "config").write_text(
+        f"IdentityFile {client}/key\nIdentitiesOnly yes\nUserKnownHostsFile {client}/known_hosts\n"
+        "StrictHostKeyChecking yes\n"
+    )
+    program = client / "bin/ssh"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nexec {_find("ssh")} -F {client}/config "$@"\n')
+    program.chmod(0o755)
+    script = f"mkdir -p /run/sshd && exec {_find('sshd')} -D -e -p {_SSH_PORT} -f {server}/config"
+    with (server / "log").open("wb") as log:
+        popen = subprocess.Popen(
+            ["nsenter", f"--target={daemon.pid}", "--mount", "--net", "sh", "-c", script],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    try:
+        wait_until(lambda: b"Server listening" in (server / "log").read_bytes(), popen)
+        yield SshAddress(
+            address=f"ssh://root@{daemon.host}:{_SSH_PORT}",
+            environment={
+                "DOCKER_HOST": f"ssh://root@{daemon.host}:{_SSH_PORT}",
+                "PATH": f"{program.parent}:{os.environ['PATH']}",
+            },
+            program=program,
+        )
+    finally:
+        popen.kill()
+        popen.wait()
+        shutil.rmtree(server, ignore_errors=True)
 
 
 @contextmanager

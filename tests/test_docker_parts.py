@@ -6,6 +6,7 @@ import io
 import json
 import os
 import py_compile
+import socket
 import subprocess
 import sys
 import tarfile
@@ -210,7 +211,10 @@ def test_links_and_modes_are_copied_and_environments_are_not(tmp_path: Path) -> 
     )
     target = io.BytesIO()
 
-    write_archive(target, find_entries(project, lambda path: False), (7, 8))
+    with socket.socket(socket.AF_UNIX) as server:
+        # Archives cannot have it, and a path for it is not long.
+        server.bind(os.path.relpath(tmp_path / "s"))
+        write_archive(target, find_entries(project, lambda path: False), (7, 8))
 
     target.seek(0)
     with tarfile.open(fileobj=target) as archive:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import getpass
-import importlib.util
 import os
 import select
 import socket
@@ -21,6 +20,8 @@ import docker.utils
 import docker.utils.build
 import requests
 import urllib3
+
+from .docker_ssh import SshDoor, SshError
 
 Json: TypeAlias = dict[str, Any]
 
@@ -80,14 +81,29 @@ class Daemon:
         self.address = str(self._arguments.get("base_url") or "unix:///var/run/docker.sock")
         self._threads = threading.local()
         self._clients: list[_Client] = []
+        self._door: SshDoor | None = None
+        if self.address.startswith("ssh://"):
+            try:
+                self._door = SshDoor(self.address)
+            except SshError as error:
+                raise DaemonError(str(error)) from error
+            self._arguments = {"base_url": f"unix://{self._door.path}"}
+        try:
+            version = self._greet()
+        except BaseException:
+            self.close()
+            raise
+        components = [str(each.get("Name", "")) for each in version.get("Components") or ()]
+        self.is_podman = any("podman" in name.lower() for name in components)
+
+    def _greet(self) -> Json:
         with self._translating("connect"):
             # To find the version by itself it would ask before it can be told what not to trust.
             with contextlib.closing(_Client(version=_FIRST_VERSION, **self._arguments)) as first:
                 version: Json = first.version(api_version=False)
             self._version = str(version["ApiVersion"])
         self.info: Json = self._call("ask for its abilities", self._client.info)
-        components = [str(each.get("Name", "")) for each in version.get("Components") or ()]
-        self.is_podman = any("podman" in name.lower() for name in components)
+        return version
 
     # Images
 
@@ -236,6 +252,8 @@ class Daemon:
         for client in self._clients:
             with contextlib.suppress(*_BROKEN):
                 client.close()
+        if self._door is not None:
+            self._door.close()
 
     def _call(self, what: str, function: Any, *arguments: Any) -> Any:
         with self._translating(what):
@@ -277,6 +295,8 @@ class Daemon:
             )
         if any("timed out" in str(each).lower() for each in causes):
             return f"could not {what}: the Docker daemon at {self.address} does not answer"
+        if self._door is not None and (said := self._door.said()):
+            return f"could not {what} at {self.address}: ssh says: {said}"
         return f"could not {what} at {self.address}: {causes[-1]}"
 
 
@@ -285,31 +305,19 @@ class Attachment:
 
     def __init__(self, raw: Any) -> None:
         self._raw = raw
-        # SocketIO over a socket; an SSL socket or the SSH channel itself.
+        # SocketIO over a socket, or an SSL socket itself.
         self._socket = getattr(raw, "_sock", raw)
         # OpenSSL must not read and write one connection at the same time.
         self._lock = threading.Lock() if isinstance(self._socket, ssl.SSLSocket) else None
-        #: Where the streams go through the ssh command.
-        self._ssh: Any = getattr(self._socket, "proc", None)
         self._closed = False
 
     def receive(self, seconds: float) -> bytes:
         """The next bytes; empty at the end; ``TimeoutError`` after silence."""
-        if self._ssh is not None:
-            return self._receive_from_ssh(seconds)
         if self._lock is not None:
             return self._receive_encrypted(seconds)
         self._socket.settimeout(seconds)
         data: bytes = self._socket.recv(1 << 18)
         return data
-
-    def _receive_from_ssh(self, seconds: float) -> bytes:
-        # The SDK's own way waits until a buffer is full. Nothing is left in that buffer: before the
-        # container starts, the daemon sends a head and no content.
-        descriptor = self._ssh.stdout.fileno()
-        if not select.select([descriptor], [], [], seconds)[0]:
-            raise TimeoutError
-        return os.read(descriptor, 1 << 18)
 
     def _receive_encrypted(self, seconds: float) -> bytes:
         assert self._lock is not None
@@ -356,11 +364,6 @@ class Attachment:
             with contextlib.suppress(OSError, ValueError):
                 if each is not None:
                     each.close()
-        if self._ssh is not None:
-            self._ssh.wait()
-            for pipe in (self._ssh.stdin, self._ssh.stdout):
-                with contextlib.suppress(OSError):
-                    pipe.close()
 
 
 def ignore_rules(file: Path) -> Callable[[str], bool]:
@@ -387,14 +390,6 @@ def _connection() -> Json:
     """Where the daemon is: DOCKER_HOST and its like, or the context of the docker command."""
     arguments: Json = {**docker.utils.kwargs_from_env()}
     if arguments.get("base_url"):
-        if str(arguments["base_url"]).startswith("ssh://"):
-            if importlib.util.find_spec("paramiko") is None:
-                raise DaemonError(
-                    f"DOCKER_HOST={arguments['base_url']} needs what the Docker SDK needs for SSH: "
-                    "pip install 'docker[ssh]'"
-                )
-            # The user's own ssh knows keys, agents and hosts.
-            arguments["use_ssh_client"] = True
         return arguments
     if "DOCKER_CONTEXT" not in os.environ and not (Path.home() / ".docker/contexts").is_dir():
         return arguments

@@ -199,6 +199,9 @@ def write_archive(target: IO[bytes], entries: Sequence[Entry], owner: tuple[int,
 
 
 def _add(archive: tarfile.TarFile, entry: Entry, owner: tuple[int, int]) -> None:
+    if stat.S_ISSOCK(entry.status.st_mode):
+        # No archive can have it.
+        return
     try:
         member = archive.gettarinfo(str(entry.path))
         if not (member.isreg() or member.isdir() or member.issym() or member.islnk()):
