@@ -6,7 +6,6 @@ import hashlib
 import os
 import re
 import stat
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, final
@@ -15,16 +14,8 @@ from filelock import FileLock, Timeout
 
 from .model import Lock
 
-#: Where the files of locks are, if not in the usual place; tests that start runs inherit it.
-DIRECTORY: Final = "SHARDRUN_LOCKS"
 #: How many runs can share a lock at the same time.
 SLOTS: Final = 8
-
-
-def lock_directory() -> Path:
-    """The directory that all runs of this user share."""
-    given = os.environ.get(DIRECTORY)
-    return Path(given) if given else Path(tempfile.gettempdir(), f"shardrun-locks-{os.getuid()}")
 
 
 @final

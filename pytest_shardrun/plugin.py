@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from .worker import fixture, options
+from .importing import as_written
 
 if TYPE_CHECKING:
     from .precedence import Decision
@@ -19,11 +19,15 @@ _SYS_PATH: Final = list(sys.path)
 
 def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
     if not _in_worker(pluginmanager):
+        with as_written(pluginmanager):
+            from .worker import options
+
         options.add_options(parser)
 
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
-    from . import hookspecs
+    with as_written(pluginmanager):
+        from . import hookspecs
 
     pluginmanager.add_hookspecs(hookspecs)
 
@@ -37,7 +41,11 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> Any:
             # pytest-cov decides here whether it combines the data of workers.
             known.numprocesses = asked
             known.dist = "load"
-            _start_early(early_config)
+            with as_written(early_config.pluginmanager):
+                from .starting import end_without_collecting, fork_early
+
+            end_without_collecting(early_config)
+            fork_early(early_config, _SYS_PATH)
     return (yield)
 
 
@@ -50,7 +58,9 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
 
         config.pluginmanager.register(Replaying(config.getoption("shard_replay")), NAME)
         return
-    if options.wants_shards(config):
+    from .worker.options import wants_shards
+
+    if wants_shards(config):
         # What follows is imported where it is needed: without shards the plugin costs nothing.
         decision = _decide(config)
         if decision.sentence:
@@ -61,7 +71,11 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     if not _in_worker(config.pluginmanager):
-        options.add_markers(config)
+        with as_written(config.pluginmanager):
+            from .worker import fixture
+            from .worker.options import add_markers
+
+        add_markers(config)
         config.pluginmanager.register(fixture, "shardrun-identity")
 
 
@@ -82,13 +96,6 @@ def _in_worker(manager: pytest.PytestPluginManager) -> bool:
     return manager.hasplugin("shardrun-worker")
 
 
-def _start_early(config: pytest.Config) -> None:
-    from .starting import end_without_collecting, fork_early
-
-    end_without_collecting(config)
-    fork_early(config, _SYS_PATH)
-
-
 def _make_subprocess_executor(config: pytest.Config, run_id: str) -> Any:
     from .starting import make_executor
 
@@ -97,7 +104,8 @@ def _make_subprocess_executor(config: pytest.Config, run_id: str) -> Any:
 
 def _make_docker_executor(config: pytest.Config, run_id: str) -> Any:
     try:
-        from .containers import make_executor
+        with as_written(config.pluginmanager):
+            from .containers import make_executor
     except ModuleNotFoundError as error:
         if error.name != "docker":
             raise
@@ -109,7 +117,8 @@ def _make_docker_executor(config: pytest.Config, run_id: str) -> Any:
 
 
 def _decide(config: pytest.Config) -> Decision:
-    from .precedence import decide
+    with as_written(config.pluginmanager):
+        from .precedence import decide
 
     return decide(config)
 
@@ -126,12 +135,13 @@ class _Remark:
 
 
 def _take_control(config: pytest.Config, *, switch_xdist_off: bool) -> None:
-    from .controller import Controller
-    from .precedence import OptionsOfXdist
-    from .precedence import switch_xdist_off as switch_off
-    from .settings import choose, read_settings
-    from .starting import SETTINGS, identity_of
-    from .worker.xdist import stand_in_for_xdist
+    with as_written(config.pluginmanager):
+        from .controller import Controller
+        from .precedence import OptionsOfXdist
+        from .precedence import switch_xdist_off as switch_off
+        from .settings import choose, read_settings
+        from .starting import SETTINGS, identity_of
+        from .worker.xdist import stand_in_for_xdist
 
     if switch_xdist_off:
         switch_off(config.option)

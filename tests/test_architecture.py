@@ -24,6 +24,9 @@ ROWS: Final[dict[int, tuple[str, ...]]] = {
         "commands.",
         "containers",
         "controller",
+        "course",
+        "orders",
+        "scratch",
         "hookspecs",
         "nodes",
         "replay",
@@ -54,6 +57,8 @@ ROWS: Final[dict[int, tuple[str, ...]]] = {
         "tries",
     ),
     1: (
+        "importing",
+        "lock_directory",
         "advice",
         "container_settings",
         "events",

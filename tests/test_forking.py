@@ -415,3 +415,23 @@ def test_a_process_for_each_test_is_refused_where_there_are_no_forks(tmp_path: P
     assert ran.exitcode == 4, ran.show()
     assert "--shard-isolate=test needs forks" in ran.stderr, ran.show()
     assert "a thread was started" in ran.stderr
+
+
+def test_a_process_that_collects_already_ends_where_its_run_never_begins(
+    pytester: pytest.Pytester,
+) -> None:
+    pytester.makeconftest(
+        """
+        def pytest_configure(config):
+            if not hasattr(config, "workerinput"):
+                # The name of a plugin that shardrun needs when the first process collects.
+                config.pluginmanager.register(object(), "shardrun-headings")
+        """
+    )
+    pytester.makepyfile("import time\n\ntime.sleep(1000)")
+
+    result = pytester.runpytest_subprocess("--shards=2", "--junitxml=out.xml", timeout=60)
+
+    assert result.ret == pytest.ExitCode.INTERNAL_ERROR
+    result.stdout.fnmatch_lines(["INTERNALERROR> ValueError:*shardrun-headings*"])
+    assert 'tests="0"' in pytester.path.joinpath("out.xml").read_text()

@@ -19,7 +19,10 @@ from pytest_shardrun.repeating import replay_command
         (["test_a.py::test_1[{x}]"], "pytest --shard-replay RUN:1 'test_a.py::test_1[{x}]'"),
     ],
 )
-def test_a_shard_is_repeated_with_the_arguments_of_its_run(arguments: list[str], told: str) -> None:
+def test_a_shard_is_repeated_with_the_arguments_of_its_run(
+    arguments: list[str], told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/pytest"])
     assert replay_command(arguments, "RUN:1") == told
 
 

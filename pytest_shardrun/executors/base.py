@@ -118,6 +118,17 @@ class StartsOneFirst(Protocol):
 
 
 @runtime_checkable
+class BeginsEarly(Protocol):
+    """An executor that can do something for the first attempt before all is ready for it."""
+
+    def begin_early(self, order: LaunchOrder) -> None:
+        """This attempt will be started with this order, unless something goes wrong before.
+
+        Called once, before the first start; ``LaunchError`` where it cannot be started.
+        """
+
+
+@runtime_checkable
 class TellsHow(Protocol):
     """An executor that has something to say about how its attempts are started."""
 

@@ -57,6 +57,8 @@ class ForkingExecutor:
         """
         self._spawning = spawning
         self._early = early
+        #: The early worker collects already.
+        self._is_told = False
         self._alike = alike
         self._grace = grace
         # What the loop and the thread that attends to the warm worker both look at.
@@ -80,6 +82,12 @@ class ForkingExecutor:
         self._release = release
         if self.obstacle:
             release()
+
+    def begin_early(self, order: LaunchOrder) -> None:
+        """Let the warm worker collect as this attempt."""
+        if not self.obstacle:
+            self._early = self._tell_warm(order)
+            self._is_told = True
 
     def start(self, order: LaunchOrder) -> WorkerProcess:
         """Fork the attempt, now or as soon as the warm worker has collected."""
@@ -106,8 +114,7 @@ class ForkingExecutor:
         """Let the warm worker call its exit handlers and end."""
         early, self._early = self._early, None
         if early is not None:
-            early.dismiss()
-            early.wait(with_children=True)
+            self._dismiss_early(early)
         output = b""
         with self._lock:
             warm, self._warm = self._warm, None
@@ -133,18 +140,31 @@ class ForkingExecutor:
         return Farewell(self._problem, self._remark, output)
 
     def _begin(self, order: LaunchOrder) -> None:
-        warm, self._early = self._early, None
-        if warm is not None:
-            warm.tell(order.first_line)
-        else:
-            # It is a fresh interpreter as all others are.
-            self._alike = True
-            warm = self._spawn_warm(order)
-        self._warm = warm
+        warm = self._early if self._early is not None and self._is_told else self._tell_warm(order)
+        self._early, self._warm = None, warm
         self._thread = threading.Thread(
             target=self._attend, args=(warm,), name="shardrun warm", daemon=True
         )
         self._thread.start()
+
+    def _tell_warm(self, order: LaunchOrder) -> Warm:
+        if self._early is not None:
+            self._early.tell(order.first_line)
+            return self._early
+        # It is a fresh interpreter as all others are.
+        self._alike = True
+        return self._spawn_warm(order)
+
+    def _dismiss_early(self, early: Warm) -> None:
+        """It was made for attempts that nobody wants."""
+        early.dismiss()
+        if self._is_told:
+            early.signal(signal.SIGINT, group=True)
+        end = threading.Thread(target=lambda: early.wait(with_children=True), daemon=True)
+        end.start()
+        end.join(self._grace)
+        early.signal(signal.SIGKILL, group=True)
+        end.join()
 
     def _spawn_warm(self, order: LaunchOrder) -> Warm:
         guardian = self._spawning.guardian

@@ -15,6 +15,7 @@ from ..model import Attempt, EndingKind, HaltWhy, Plan, Status
 from ..replay import BlameRepr
 from .balance import Balance
 from .figures import Figures, conclusions, table
+from .lines import write_line
 
 #: How many tests that did not run are named; ``-v`` names all.
 NAMED_TESTS: Final = 50
@@ -86,11 +87,6 @@ class ShardTerminal:
                 self._line(f"[shard {attempt.shard}] {ending.reason}", red=True)
             case _:
                 pass
-
-    def say(self, text: str) -> None:
-        """A line of progress."""
-        if self._verbosity >= 0:
-            self._line(text)
 
     def collected(self, planned: notices.Planned, errors: int, skipped: int) -> None:
         """Say what was collected as pytest does, then the plan in a line."""
@@ -325,12 +321,7 @@ class ShardTerminal:
         self._reporter.section(title, "=", **markup)
 
     def _line(self, text: str, **markup: bool) -> None:
-        if self._reporter is not None:
-            self._reporter.ensure_newline()
-            # That looks for a file's name only, and letters of several files stand in a line.
-            if self._reporter._tw.width_of_current_line:
-                self._reporter.write_line("")
-            self._reporter.write_line(text, **markup)
+        write_line(self._reporter, text, **markup)
 
 
 def _wants_output(config: pytest.Config) -> bool:
