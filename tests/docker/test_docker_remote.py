@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import signal
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -201,13 +202,143 @@ def test_a_daemon_that_dies_and_comes_back_costs_no_test(
     assert finished.has_line_with("test_it.py::test_waits ran when shard 1 was lost", "tried again")
 
 
-def test_a_daemon_that_freezes_cannot_stop_a_run_from_ending(
+@pytest.fixture
+def freezing(remote_daemon: RemoteDaemon) -> Iterator[RemoteDaemon]:
+    """The second daemon, which has nothing when the test begins, and is thawed when it ends."""
+    assert not remote_daemon.containers()
+    yield remote_daemon
+    remote_daemon.signal(signal.SIGCONT)
+
+
+def test_a_daemon_that_freezes_while_tests_run_and_is_thawed_costs_no_test(
+    tmp_path: Path, docker_image: str, freezing: RemoteDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", freezing.address)
+    write_suite(
+        tmp_path,
+        {
+            f"test_{name}.py": """
+                import time, pytest
+
+                def test_waits():
+                    print("waiting", flush=True)
+                    time.sleep(2)
+
+                @pytest.mark.parametrize("number", range(5))
+                def test_after(number):
+                    print("x" * 100_000)
+            """
+            for name in ("one", "two")
+        },
+    )
+
+    with started(tmp_path, *options(docker_image, "-s")) as run:
+        run.wait_for_output("waiting")
+        freezing.signal(signal.SIGSTOP)
+        # Longer than the tests take: what they report waits in the daemon.
+        time.sleep(6)
+        freezing.signal(signal.SIGCONT)
+        finished = run.finish(within=60)
+
+    after = [f"test_after[{number}]" for number in range(5)]
+    check_books(
+        finished,
+        code=0,
+        kinds={
+            f"test_{name}.py::{test}": "passed"
+            for name in ("one", "two")
+            for test in ("test_waits", *after)
+        },
+    )
+    assert " lost" not in finished.stdout
+    assert not freezing.containers()
+
+
+def test_a_daemon_that_freezes_while_it_makes_containers_is_asked_again(
+    tmp_path: Path, docker_image: str, freezing: RemoteDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", freezing.address)
+    write_suite(
+        tmp_path,
+        {
+            "test_it.py": "def test_one(): pass\ndef test_two(): pass",
+            "waiting.py": """
+                import pathlib, time
+
+                def pytest_shardrun_attempt_started():
+                    pathlib.Path("starting").touch()
+                    while not pathlib.Path("go").exists():
+                        time.sleep(0.01)
+            """,
+        },
+    )
+
+    with started(tmp_path, *options(docker_image, "-p", "waiting")) as run:
+        run.wait_for("starting")
+        freezing.signal(signal.SIGSTOP)
+        (tmp_path / "go").touch()
+        # Only now: the creations that were not answered in time will be carried out all the same.
+        run.wait_for_output("the Docker daemon does not answer: waiting 30 s for it to come back")
+        freezing.signal(signal.SIGCONT)
+        finished = run.finish(within=60)
+
+    check_books(
+        finished,
+        code=0,
+        kinds={"test_it.py::test_one": "passed", "test_it.py::test_two": "passed"},
+    )
+    assert not freezing.containers()
+
+
+def test_a_daemon_that_stays_frozen_cannot_stop_a_run_from_ending(
+    tmp_path: Path, docker_image: str, freezing: RemoteDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", freezing.address)
+    write_suite(tmp_path, {"test_it.py": WAITING, "test_more.py": "def test_more(): pass"})
+
+    with started(tmp_path, *options(docker_image, "-s", shards=1)) as run:
+        run.wait_for_output("waiting")
+        freezing.signal(signal.SIGSTOP)
+        # A minute of silence, and calls that take half a minute each.
+        run.popen.wait(timeout=300)
+        freezing.signal(signal.SIGCONT)
+        # What is in the container lives as long as the daemon sleeps.
+        finished = run.finish(within=10)
+
+    check_books(
+        finished,
+        code=1,
+        kinds={
+            "test_it.py::test_before": "passed",
+            "test_it.py::test_waits": "not-run",
+            "test_more.py::test_more": "not-run",
+        },
+    )
+    assert "lost: has been silent for 60 s" in finished.stdout
+    assert "is left, because the Docker daemon does not answer" in finished.stdout
+    assert_the_next_run_removes_all(tmp_path / "next", docker_image, freezing)
+
+
+def assert_the_next_run_removes_all(directory: Path, image: str, daemon: RemoteDaemon) -> None:
+    """Whatever a daemon does late that it was asked for while it was frozen."""
+    directory.mkdir()
+    (directory / "test_it.py").write_text("def test_it(): pass")
+    deadline = time.monotonic() + 60
+    while True:
+        run = run_pytest(directory, *options(image, shards=1))
+        assert run.counts == {"passed": 1}, run.show()
+        if not daemon.containers():
+            return
+        assert time.monotonic() < deadline, daemon.containers()
+
+
+def test_a_frozen_daemon_does_not_outlast_the_time_of_a_run(
     tmp_path: Path,
     docker_image: str,
-    remote_daemon: RemoteDaemon,
+    freezing: RemoteDaemon,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("DOCKER_HOST", remote_daemon.address)
+    monkeypatch.setenv("DOCKER_HOST", freezing.address)
     write_suite(tmp_path, {"test_it.py": WAITING})
 
     with started(
@@ -215,14 +346,13 @@ def test_a_daemon_that_freezes_cannot_stop_a_run_from_ending(
         *options(docker_image, "-s", "--shard-run-timeout=8s", "--shard-grace=1s", shards=1),
     ) as run:
         run.wait_for_output("waiting")
-        os.kill(remote_daemon.pid, signal.SIGSTOP)
-        try:
-            run.popen.wait(timeout=120)
-        finally:
-            os.kill(remote_daemon.pid, signal.SIGCONT)
+        freezing.signal(signal.SIGSTOP)
+        run.popen.wait(timeout=120)
+        freezing.signal(signal.SIGCONT)
         # What is in the container lives as long as the daemon sleeps.
         finished = run.finish(within=10)
 
     assert finished.code == 1, finished.describe()
     assert finished.case("test_it.py::test_before").kind == "passed"
     assert finished.case("test_it.py::test_waits").kind == "timeout"
+    assert_the_next_run_removes_all(tmp_path / "next", docker_image, freezing)
