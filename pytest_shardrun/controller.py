@@ -111,11 +111,11 @@ class Controller:
         self._open.callback(executor.close)
         try:
             executor.prepare(self._say)
-            if isinstance(executor, BeginsEarly):
-                executor.begin_early(self._orders.write_first())
         except LaunchError as error:
             name = self._settings.executor
             raise pytest.UsageError(f"--shard-executor={name}: {error}") from error
+        if isinstance(executor, BeginsEarly):
+            executor.begin_early(self._orders.write_first())
         return executor
 
     def _say(self, text: str) -> None:

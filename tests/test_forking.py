@@ -417,8 +417,9 @@ def test_a_process_for_each_test_is_refused_where_there_are_no_forks(tmp_path: P
     assert "a thread was started" in ran.stderr
 
 
+@pytest.mark.parametrize("start", ["auto", "spawn"])
 def test_a_process_that_collects_already_ends_where_its_run_never_begins(
-    pytester: pytest.Pytester,
+    pytester: pytest.Pytester, start: str
 ) -> None:
     pytester.makeconftest(
         """
@@ -430,7 +431,9 @@ def test_a_process_that_collects_already_ends_where_its_run_never_begins(
     )
     pytester.makepyfile("import time\n\ntime.sleep(1000)")
 
-    result = pytester.runpytest_subprocess("--shards=2", "--junitxml=out.xml", timeout=60)
+    result = pytester.runpytest_subprocess(
+        "--shards=2", f"--shard-start={start}", "--junitxml=out.xml", timeout=60
+    )
 
     assert result.ret == pytest.ExitCode.INTERNAL_ERROR
     result.stdout.fnmatch_lines(["INTERNALERROR> ValueError:*shardrun-headings*"])

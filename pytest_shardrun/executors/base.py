@@ -124,7 +124,7 @@ class BeginsEarly(Protocol):
     def begin_early(self, order: LaunchOrder) -> None:
         """This attempt will be started with this order, unless something goes wrong before.
 
-        Called once, before the first start; ``LaunchError`` where it cannot be started.
+        Called once, before the first start, which says what cannot be.
         """
 
 

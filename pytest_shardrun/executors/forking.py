@@ -85,7 +85,10 @@ class ForkingExecutor:
 
     def begin_early(self, order: LaunchOrder) -> None:
         """Let the warm worker collect as this attempt."""
-        if not self.obstacle:
+        if self.obstacle:
+            self._spawning.begin_early(order)
+            return
+        with contextlib.suppress(LaunchError):
             self._early = self._tell_warm(order)
             self._is_told = True
 

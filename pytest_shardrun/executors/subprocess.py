@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import final
@@ -38,6 +41,8 @@ class SubprocessExecutor:
         self._cgroups = cgroups
         self._guardian = guardian
         self._places = places
+        #: What was started before anybody has asked for it.
+        self._early: tuple[Attempt, WorkerProcess] | None = None
 
     @property
     def guardian(self) -> Guardian:
@@ -79,8 +84,19 @@ class SubprocessExecutor:
         """Make the directory of an attempt; what its environment has to say about it."""
         return {} if self._places is None else self._places.prepare(attempt)
 
+    def begin_early(self, order: LaunchOrder) -> None:
+        """Start the interpreter, and let it import what it needs."""
+        with contextlib.suppress(LaunchError):
+            self._early = order.attempt, self.start(order)
+            _, process = self._early
+            # It may take its time to read it.
+            threading.Thread(target=process.send_first_line, daemon=True).start()
+
     def start(self, order: LaunchOrder) -> WorkerProcess:
         """Start the interpreter; the first line is sent when the stream is first read."""
+        if self._early is not None and self._early[0] == order.attempt:
+            (_, process), self._early = self._early, None
+            return process
         process = self.new_process(order)
         try:
             child = spawn(order, process.environment, process.pipes)
@@ -106,6 +122,14 @@ class SubprocessExecutor:
 
     def close(self) -> None:
         """Remove the temporary files and let the guard end; nothing is left for it to do."""
+        if self._early is not None:
+            (_, process), self._early = self._early, None
+            process.kill()
+            process.wait()
+            process.forget_unsent()
+            # Nobody has read from them.
+            os.close(process.pipes.stream[0])
+            os.close(process.pipes.output[0])
         if self._places is not None:
             self._places.close()
             self._places = None
