@@ -46,7 +46,29 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> Any:
 
             end_without_collecting(early_config)
             fork_early(early_config, _SYS_PATH)
+            executor = getattr(known, "shard_executor", None)
+            if (executor or early_config.getini("shard_executor")) == "docker":
+                return (yield from _load_what_can_be_loaded(early_config))
     return (yield)
+
+
+def _load_what_can_be_loaded(config: pytest.Config) -> Any:
+    """Go on without a conftest that needs what is in the image alone: shards load it there."""
+    # No public name says that a conftest could not be imported.
+    from _pytest.config import ConftestImportFailure
+
+    try:
+        return (yield)
+    except ConftestImportFailure as error:
+        name, reason = f"{error.path}", f"{type(error.cause).__name__}: {error.cause}"
+    except (ImportError, pytest.UsageError) as error:
+        # What it names in pytest_plugins; before pytest 9 as an ImportError.
+        if isinstance(error, pytest.UsageError) and not isinstance(error.__cause__, ImportError):
+            raise
+        name, reason = "a conftest.py", str(error)
+    sentence = f"{name} is loaded in the containers only, for it cannot be here: {reason}"
+    config.pluginmanager.register(_Remark(sentence), "shardrun-conftest")
+    return None
 
 
 @pytest.hookimpl(tryfirst=True)

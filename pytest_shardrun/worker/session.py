@@ -19,7 +19,19 @@ import pytest
 # No public name says where the object of a warning was allocated, which only this process knows.
 from _pytest.warnings import warning_record_to_str
 
-from . import brief, capturing, fixture, limits, needs, options, stand_ins, terminal, wire, xdist
+from . import (
+    brief,
+    capturing,
+    conftests,
+    fixture,
+    limits,
+    needs,
+    options,
+    stand_ins,
+    terminal,
+    wire,
+    xdist,
+)
 from .children import Children
 from .fixtures import SharedFixtures
 from .recorder import record_xml
@@ -106,7 +118,12 @@ class ShardWorker:
             # Old data is cleared by the controller, once. Each process would do that when it
             # starts, and with it clear what other shards have measured until then.
             known.cov_append = True
-        return (yield)
+        try:
+            return (yield)
+        except conftests.ConftestImportFailure as error:
+            # The controller has none of what an image has and may have gone on without it.
+            self._refuse(pytest.UsageError(conftests.explain(error)))
+            raise
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_cmdline_main(self, config: pytest.Config) -> Generator[None, Any, Any]:

@@ -91,6 +91,50 @@ def test_a_setup_compiles_what_each_container_would_compile(
     assert run.counts == {"passed": 1}, run.show()
 
 
+@pytest.fixture
+def only_there(tmp_path: Path) -> str:
+    """The option for a setup that installs a module which this environment does not have."""
+    (tmp_path / "install.sh").write_text(
+        'where=$(python3 -c "import site; print(site.getsitepackages()[0])")\n'
+        "echo 'VALUE = 7' > $where/only_there.py\n"
+    )
+    return "--shard-setup=sh install.sh"
+
+
+@pytest.mark.usefixtures("_no_new_images")
+@pytest.mark.parametrize(
+    "line", ["from only_there import VALUE", "pytest_plugins = ['only_there']\nVALUE = 7"]
+)
+def test_a_conftest_may_need_what_is_in_the_image_alone(
+    line: str, tmp_path: Path, docker_image: str, only_there: str
+) -> None:
+    (tmp_path / "conftest.py").write_text(
+        f"import pytest\n{line}\n@pytest.fixture\ndef value(): return VALUE\n"
+    )
+    (tmp_path / "test_it.py").write_text("def test_it(value): assert value == 7")
+
+    run = in_containers(tmp_path, docker_image, only_there)
+
+    assert run.counts == {"passed": 1}, run.show()
+    assert "conftest.py is loaded in the containers only, for it cannot be here: " in run.stdout
+    assert "No module named 'only_there'" in run.stdout
+
+
+def test_a_conftest_that_can_be_imported_nowhere_is_reported_as_by_pytest(
+    tmp_path: Path, docker_image: str
+) -> None:
+    (tmp_path / "conftest.py").write_text("import in_no_place")
+    (tmp_path / "test_it.py").write_text("def test_it(): pass")
+
+    plain = run_pytest(tmp_path)
+    run = in_containers(tmp_path, docker_image)
+
+    assert run.exitcode == plain.exitcode == pytest.ExitCode.USAGE_ERROR, run.show()
+    for each in (plain, run):
+        assert f"ImportError while loading conftest '{tmp_path}/conftest.py'." in each.stderr
+        assert "E   ModuleNotFoundError: No module named 'in_no_place'" in each.stderr
+
+
 def test_a_setup_that_fails_shows_what_it_said(tmp_path: Path, docker_image: str) -> None:
     (tmp_path / "test_it.py").write_text("def test_it(): pass")
 
