@@ -197,7 +197,11 @@ def read_record(path: Path) -> Record:
             )
         )
     return Record(
-        tests={nodeid: tuple(phases) for nodeid, phases in tests.items()},
+        # Two tests with one node id may run at the same time, in any order.
+        tests={
+            nodeid: tuple(sorted(phases, key=lambda phase: str(phase.location)))
+            for nodeid, phases in tests.items()
+        },
         collection=Counter(
             (nodeid, outcome, message, _pairs(sections))
             for nodeid, outcome, message, sections in raw["collection"]
