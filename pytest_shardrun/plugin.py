@@ -60,6 +60,8 @@ def _load_what_can_be_loaded(config: pytest.Config) -> Any:
     try:
         return (yield)
     except ConftestImportFailure as error:
+        if not isinstance(error.cause, ImportError):
+            raise
         name, reason = f"{error.path}", f"{type(error.cause).__name__}: {error.cause}"
     except (ImportError, pytest.UsageError) as error:
         # What it names in pytest_plugins; before pytest 9 as an ImportError.
