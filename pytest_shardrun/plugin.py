@@ -33,7 +33,7 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 
 
 @pytest.hookimpl(tryfirst=True, wrapper=True)
-def pytest_load_initial_conftests(early_config: pytest.Config) -> Any:
+def pytest_load_initial_conftests(early_config: pytest.Config, parser: pytest.Parser) -> Any:
     if not _in_worker(early_config.pluginmanager):
         known = early_config.known_args_namespace
         asked = getattr(known, "shards", None) or early_config.getini("shards") or "0"
@@ -48,11 +48,11 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> Any:
             fork_early(early_config, _SYS_PATH)
             executor = getattr(known, "shard_executor", None)
             if (executor or early_config.getini("shard_executor")) == "docker":
-                return (yield from _load_what_can_be_loaded(early_config))
+                return (yield from _load_what_can_be_loaded(early_config, parser))
     return (yield)
 
 
-def _load_what_can_be_loaded(config: pytest.Config) -> Any:
+def _load_what_can_be_loaded(config: pytest.Config, parser: pytest.Parser) -> Any:
     """Go on without a conftest that needs what is in the image alone: shards load it there."""
     # No public name says that a conftest could not be imported.
     from _pytest.config import ConftestImportFailure
@@ -70,6 +70,8 @@ def _load_what_can_be_loaded(config: pytest.Config) -> Any:
         name, reason = "a conftest.py", str(error)
     sentence = f"{name} is loaded in the containers only, for it cannot be here: {reason}"
     config.pluginmanager.register(_Remark(sentence), "shardrun-conftest")
+    # Shown where an option is refused, which may be one of its own.
+    parser.extra_info["conftest"] = sentence
     return None
 
 

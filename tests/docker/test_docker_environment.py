@@ -122,6 +122,20 @@ def test_a_conftest_may_need_what_is_in_the_image_alone(
     assert "No module named 'only_there'" in run.stdout
 
 
+def test_a_refused_option_is_told_with_the_conftest_that_may_define_it(
+    tmp_path: Path, docker_image: str
+) -> None:
+    (tmp_path / "conftest.py").write_text(
+        "import only_there\ndef pytest_addoption(parser): parser.addoption('--slow')"
+    )
+
+    run = in_containers(tmp_path, docker_image, "--slow=yes")
+
+    assert run.exitcode == pytest.ExitCode.USAGE_ERROR, run.show()
+    assert "unrecognized arguments: --slow=yes" in run.stderr
+    assert f"conftest: {tmp_path}/conftest.py is loaded in the containers only" in run.stderr
+
+
 def test_a_conftest_that_can_be_imported_nowhere_is_reported_as_by_pytest(
     tmp_path: Path, docker_image: str
 ) -> None:
