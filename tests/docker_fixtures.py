@@ -224,11 +224,14 @@ def strict_daemon(docker_image: str) -> Iterator[RemoteDaemon]:
         yield daemon
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def ssh_address(
     remote_daemon: RemoteDaemon, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[SshAddress]:
-    """The second daemon behind a server for ssh; without one skipped, but in CI it fails."""
+    """The second daemon behind a server for ssh; without one skipped, but in CI it fails.
+
+    Tests of other modules end that daemon and start it anew, with another network.
+    """
     missing = [each for each in ("ssh", "sshd", "ssh-keygen") if _find(each) is None]
     if missing:
         reason = f"needs OpenSSH's client and server: there is no {' and no '.join(missing)}"
