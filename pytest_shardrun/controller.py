@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from .executors.base import BeginsEarly, Executor, LaunchError
-from .identity import RunIdentity
+from .identity import CACHE_NAME, RunIdentity
 from .importing import as_written
 from .orders import Orders
 from .reporting.hints import coverage_hint
@@ -86,6 +86,7 @@ class Controller:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection(self, session: pytest.Session) -> bool:
+        self._open_cache()
         executor = self._begin()
         with as_written(self._config.pluginmanager):
             from .course import Course
@@ -104,6 +105,17 @@ class Controller:
         self._config.pluginmanager.register(course, "shardrun-course")
         course.collect()
         return True
+
+    def _open_cache(self) -> None:
+        """Make our directory in pytest's cache before anybody collects.
+
+        pytest makes the cache by renaming another directory, which must not come and go meanwhile.
+        """
+        cache: Any = getattr(self._config, "cache", None)
+        if cache is not None:
+            # Who wants to write there tells the user.
+            with suppress(OSError):
+                cache.mkdir(CACHE_NAME)
 
     def _begin(self) -> Executor:
         """Prepare for attempts, and begin the first one as far as that can be done now."""

@@ -21,6 +21,7 @@ from .events import Reported, Warned, XmlRecorded
 from .executors.base import Executor, LaunchOrder, StartsOneFirst, TellsHow
 from .executors.forking import ForkingExecutor
 from .executors.memory import room_for_attempts
+from .identity import CACHE_NAME
 from .lifecycle import after_stop
 from .lock_directory import lock_directory
 from .locks import Locks
@@ -31,7 +32,7 @@ from .planning.splitters import Splitter, make_plan
 from .repeating import replay_command
 from .replay import Replay
 from .reporting.balance import what_if
-from .reporting.journal import CACHE_NAME, Journal, journal_directory
+from .reporting.journal import Journal, journal_directory
 from .reporting.outputs import OutputFiles
 from .reporting.terminal import ShardTerminal
 from .run import Run

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import time
 import uuid
-from typing import final
+from typing import Final, final
 
 from .records import record
+
+#: The directory of all runs in pytest's cache.
+CACHE_NAME: Final = "shardrun"
 
 
 @final

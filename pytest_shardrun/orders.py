@@ -107,6 +107,8 @@ class Orders:
             "identity": variables,
             "isolate": self._settings.isolate,
             "fork_anyway": self._settings.start == "fork",
+            # One that can be loaded in an image only, perhaps.
+            "lacks_conftest": config.pluginmanager.hasplugin("shardrun-conftest"),
         }
         return LaunchOrder(
             attempt,

@@ -134,6 +134,10 @@ class TakeOver:
             offered = part.unsent if has_all else without(part.unsent, thief.missing)
             if alone or part.begun:
                 offered = self._end_of(queue, part, offered, thief)
+            if len(offered) > most and not part.begun and self._setup_of(part) != 0:
+                # The tests that would stay share fixtures with them.
+                self._too_dear = True
+                return ()
             return offered[-most:]
         if queue is not self._orphans:
             whole = has_all and not alone and not part.begun and len(part) <= most
@@ -152,9 +156,7 @@ class TakeOver:
         self, queue: Queue, part: Part, offered: tuple[int, ...], thief: Runner
     ) -> tuple[int, ...]:
         """The end of a unit, so that whoever has the rest is done at the same time."""
-        setup = part.unit.setup_seconds
-        if setup is None:
-            setup = self._setups.get(id(part.unit))
+        setup = self._setup_of(part)
         if setup == 0:
             return offered[len(offered) // 2 :]
         if not part.begun or queue is self._orphans:
@@ -169,6 +171,11 @@ class TakeOver:
             self._too_dear = True
             return ()
         return offered[-count:]
+
+    def _setup_of(self, part: Part) -> float | None:
+        """What the fixtures take that its tests share, as far as is known."""
+        setup = part.unit.setup_seconds
+        return self._setups.get(id(part.unit)) if setup is None else setup
 
     def _pace_of(self, queue: Queue, part: Part, thief: Runner) -> float:
         """What a test of this part takes, in seconds."""

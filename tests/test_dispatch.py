@@ -266,6 +266,15 @@ def sharing(*positions: int, seconds: float = 1.0, setup: float | None = None) -
     return Unit(positions, seconds * len(positions), setup_seconds=setup)
 
 
+def test_tests_that_share_a_fixture_are_not_parted_before_the_first_of_them_was_sent() -> None:
+    dispatch = dispatcher([sharing(0, 1, 2)], [], joined=[1, 2])
+
+    # It would be left with two of them, for the other shard is to keep one.
+    assert dispatch.next_batch(2) is None
+    assert not dispatch.may_finish(2)
+    assert dispatch.next_batch(1) == Batch((0, 1), more=True)
+
+
 def test_a_module_whose_fixtures_take_longer_than_its_rest_is_not_taken_apart() -> None:
     dispatch = dispatcher([sharing(*range(8), setup=7.0)], [], joined=[1, 2], measured=True)
 

@@ -438,3 +438,16 @@ def test_a_process_that_collects_already_ends_where_its_run_never_begins(
     assert result.ret == pytest.ExitCode.INTERNAL_ERROR
     result.stdout.fnmatch_lines(["INTERNALERROR> ValueError:*shardrun-headings*"])
     assert 'tests="0"' in pytester.path.joinpath("out.xml").read_text()
+
+
+def test_the_cache_is_there_before_anybody_collects(pytester: pytest.Pytester) -> None:
+    pytester.makeconftest(
+        """
+        def pytest_shardrun_attempt_started(config, attempt):
+            # While pytest makes it another directory comes and goes, which a shard would collect.
+            assert config.rootpath.joinpath(".pytest_cache", "d", "shardrun").is_dir()
+        """
+    )
+    pytester.makepyfile("def test_it(): pass")
+
+    pytester.runpytest_subprocess("--shards=2").assert_outcomes(passed=1)

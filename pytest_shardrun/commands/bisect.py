@@ -16,8 +16,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, final
 
+from ..identity import CACHE_NAME
 from ..minimising import minimise
-from ..reporting.journal import CACHE_NAME, History, JournalError, read_history
+from ..reporting.journal import History, JournalError, read_history
 from . import probe
 
 #: A test that hangs after certain others must not hang this program: how much longer than in the

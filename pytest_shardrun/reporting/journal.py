@@ -14,10 +14,9 @@ from typing import IO, Any, Final
 
 from .. import notices
 from ..explanations import explain
+from ..identity import CACHE_NAME
 from ..records import record
 
-#: The directory in pytest's cache.
-CACHE_NAME: Final = "shardrun"
 #: How many runs are remembered.
 KEPT_RUNS: Final = 20
 #: What is written may be this many seconds behind.

@@ -121,8 +121,9 @@ class ShardWorker:
         try:
             return (yield)
         except conftests.ConftestImportFailure as error:
-            # The controller has none of what an image has and may have gone on without it.
-            self._refuse(pytest.UsageError(conftests.explain(error)))
+            # Where the controller has it, this process has crashed like any other.
+            if self._launch.get("lacks_conftest"):
+                self._refuse(pytest.UsageError(conftests.explain(error)))
             raise
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
