@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -88,21 +89,22 @@ class Controller:
     def pytest_collection(self, session: pytest.Session) -> bool:
         self._open_cache()
         executor = self._begin()
-        with as_written(self._config.pluginmanager):
-            from .course import Course
+        with _without_interrupts():
+            with as_written(self._config.pluginmanager):
+                from .course import Course
 
-        course = Course(
-            session,
-            self._settings,
-            self._run_id,
-            executor,
-            self._orders,
-            self._scratch,
-            self._splitter,
-            self._junit,
-            clock_started=self._clock_started,
-        )
-        self._config.pluginmanager.register(course, "shardrun-course")
+            course = Course(
+                session,
+                self._settings,
+                self._run_id,
+                executor,
+                self._orders,
+                self._scratch,
+                self._splitter,
+                self._junit,
+                clock_started=self._clock_started,
+            )
+            self._config.pluginmanager.register(course, "shardrun-course")
         course.collect()
         return True
 
@@ -138,3 +140,20 @@ class Controller:
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self) -> None:
         self._open.close()
+
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Let Ctrl-C wait until the course of the run can take it.
+
+    In the middle of an import it may hit a line without a number, which pytest cannot show.
+    """
+    # POSIX only.
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -265,6 +265,9 @@ class Course:
         self._supervisor.close()
         self._close_books()
         self._save()
+        if self._junit_report is not None:
+            # As long as Ctrl-C cannot be in the way.
+            self._junit_report.write(session)
         # Plugins compare it with the number of workers that they have heard of.
         self._config.option.numprocesses = max(1, self._workers)
         self._open.close()

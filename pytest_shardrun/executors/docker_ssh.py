@@ -22,6 +22,8 @@ kill -0 "$PPID" 2>/dev/null || rm -rf "$0"
 """
 #: How much of what ssh has to say is kept, in bytes.
 _MOST_SAID: Final = 2000
+#: The name of a socket has at most 104 bytes, 92 on some systems.
+_LONGEST_DIRECTORY: Final = 50
 
 
 class SshError(Exception):
@@ -44,7 +46,10 @@ class SshDoor:
                 f"the Docker daemon at {address} needs the ssh command, which is not there: "
                 "install OpenSSH's client"
             )
-        self._directory = tempfile.TemporaryDirectory(prefix="shardrun-ssh-")
+        # A temporary directory of the user's may have too long a name for a socket.
+        self._directory = tempfile.TemporaryDirectory(
+            prefix="shardrun-ssh-", dir=_short_directory()
+        )
         self.path: Final = str(Path(self._directory.name, "docker.sock"))
         self._command = ("sh", "-c", _SCRIPT, self._directory.name, *command)
         self._said = Path(self._directory.name, "said")
@@ -108,6 +113,11 @@ class SshDoor:
                     )
                 alive = [each for each in self._processes if each.poll() is None]
                 self._processes = [*alive, process]
+
+
+def _short_directory() -> str | None:
+    """Where directories are made whose sockets may have their whole name; None: the usual place."""
+    return "/tmp" if len(tempfile.gettempdir()) > _LONGEST_DIRECTORY else None
 
 
 def ssh_command(address: str) -> list[str]:

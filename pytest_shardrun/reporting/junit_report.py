@@ -21,6 +21,7 @@ class JUnitReport:
         """``started`` is the time since the epoch, in seconds."""
         self._path = os.path.abspath(path)
         self._clock_started = time.monotonic()
+        self._is_written = False
         self._error: OSError | None = None
         #: What happens to the tests is told here.
         self.writer = JUnitWriter(config, path, started=started)
@@ -35,6 +36,14 @@ class JUnitReport:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        # Where the run has not come so far as to do it.
+        self.write(session)
+
+    def write(self, session: pytest.Session) -> None:
+        """Write the file, unless that is done; what goes wrong is told at the end."""
+        if self._is_written:
+            return
+        self._is_written = True
         wall = time.monotonic() - self._clock_started
         try:
             self.writer.write(shard_seconds=dict.fromkeys(self.shards, wall), wall_seconds=wall)

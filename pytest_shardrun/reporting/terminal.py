@@ -185,7 +185,8 @@ class ShardTerminal:
             case notices.TestDone(attempt) | notices.TestTried(notices.TestDone(attempt)) if (
                 _blame_of(notice) is None
             ):
-                self._show_unshown(attempt, partial=True)
+                # What is shown at once may be behind: the rest of a line can still come.
+                self._show_unshown(attempt, partial=not self._shows_output_at_once)
             case notices.AttemptEnded(attempt, ending) if (
                 attempt in self._past_collection and ending.kind is EndingKind.COMPLETED
             ):
