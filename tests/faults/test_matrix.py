@@ -45,7 +45,9 @@ def everywhere(misbehaviour: Misbehaviour, start: str) -> Scenario:
     return Scenario(
         f"{misbehaviour} in tests ({start})",
         files,
-        (*TWO_SHARDS, f"--shard-start={start}", *misbehaviour.arguments),
+        # A fixture ends with the last test that a process runs of its package, and which one that
+        # is depends on what has been taken over.
+        (*TWO_SHARDS, "--shard-steal=no", f"--shard-start={start}", *misbehaviour.arguments),
     )
 
 
