@@ -244,6 +244,21 @@ def test_what_shared_fixtures_take_counts_once_for_each_part() -> None:
     assert [unit.setup_seconds for unit in plan.shards[1].units] == [2.0, 2.0]
 
 
+def test_tests_that_share_a_package_s_fixture_stay_with_the_others_of_their_only_module() -> None:
+    items = [
+        item("p/test_a.py::test_0"),
+        item("p/test_a.py::test_1", scope="package"),
+        item("p/test_a.py::test_2"),
+        item("q/test_a.py::test_0", scope="package"),
+        item("q/test_a.py::test_1"),
+        item("q/test_b.py::test_0", scope="package"),
+    ]
+
+    plan = plan_of(items, shards=1)
+
+    assert [unit.positions for unit in plan.shards[0].units] == [(0, 1, 2), (3,), (4,), (5,)]
+
+
 def test_few_tests_in_one_file_are_spread_over_all_shards() -> None:
     items = [item(f"test_a.py::test_{number}") for number in range(5)]
 

@@ -194,7 +194,7 @@ def _rejoined(share: Sequence[Unit], items: Sequence[Item]) -> list[Unit]:
     others: list[Unit] = []
     for unit in share:
         first = items[unit.positions[0]]
-        if unit.divisible and first.scope != "package":
+        if unit.divisible and not (first.scope == "package" and _spans_modules(unit, items)):
             modules[module_of(first.nodeid)].append(unit)
         else:
             others.append(unit)
@@ -209,6 +209,10 @@ def _rejoined(share: Sequence[Unit], items: Sequence[Item]) -> list[Unit]:
             for parts in modules.values()
         ),
     ]
+
+
+def _spans_modules(unit: Unit, items: Sequence[Item]) -> bool:
+    return len({module_of(items[position].nodeid) for position in unit.positions}) > 1
 
 
 def _setup_of(parts: Sequence[Unit]) -> float | None:

@@ -45,9 +45,7 @@ def everywhere(misbehaviour: Misbehaviour, start: str) -> Scenario:
     return Scenario(
         f"{misbehaviour} in tests ({start})",
         files,
-        # A fixture ends with the last test that a process runs of its package, and which one that
-        # is depends on what has been taken over.
-        (*TWO_SHARDS, "--shard-steal=no", f"--shard-start={start}", *misbehaviour.arguments),
+        (*TWO_SHARDS, f"--shard-start={start}", *misbehaviour.arguments),
     )
 
 
