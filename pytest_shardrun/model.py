@@ -211,6 +211,10 @@ class Attempt:
         )
 
 
+#: What every run starts with.
+FIRST_ATTEMPT: Final = Attempt(1, 1)
+
+
 @final
 class HaltWhen(enum.Enum):
     """What becomes of tests that run when a run ends early."""

@@ -15,16 +15,13 @@ from .executors.base import LaunchOrder
 from .identity import RunIdentity
 from .lock_directory import DIRECTORY as LOCK_DIRECTORY
 from .lock_directory import lock_directory
-from .model import Attempt
+from .model import FIRST_ATTEMPT, Attempt
 from .nodes import Node
 from .scratch import Scratch
 from .settings import Settings
 from .worker import wire
 from .worker.identity import ShardIdentity
 from .worker.stand_ins import name_of
-
-#: What every run starts with.
-FIRST = Attempt(1, 1)
 
 
 @final
@@ -48,20 +45,23 @@ class Orders:
         self._scratch = scratch
         self._sys_path = list(sys_path)
         self._hash_seed = str(random.SystemRandom().randint(1, 2**32 - 1))
-        self._written: dict[tuple[Attempt, int], LaunchOrder] = {}
+        self._first: LaunchOrder | None = None
         self.nodes: dict[Attempt, Node] = {}
         #: The place and type of what plugins wanted to send and could not, by attempt.
         self.lost: dict[Attempt, list[tuple[str, str]]] = {}
 
     def write_first(self) -> LaunchOrder:
         """The order that the run will ask for first."""
-        order = self._written[FIRST, 0] = self._write(FIRST, 0, {})
-        return order
+        self._first = self._write(FIRST_ATTEMPT, 0, {})
+        return self._first
 
     def order(self, attempt: Attempt, slot: int, doomed: Mapping[str, str]) -> LaunchOrder:
         """What an attempt in this slot is told; ``doomed`` collectors fail with the reason."""
-        written = self._written.pop((attempt, slot), None)
-        return self._write(attempt, slot, doomed) if written is None or doomed else written
+        if self._first is not None and attempt == FIRST_ATTEMPT:
+            # A run has neither another slot for it nor a reason to doom anything.
+            first, self._first = self._first, None
+            return first
+        return self._write(attempt, slot, doomed)
 
     def _write(self, attempt: Attempt, slot: int, doomed: Mapping[str, str]) -> LaunchOrder:
         config = self._config

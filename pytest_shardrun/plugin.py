@@ -54,8 +54,8 @@ def pytest_load_initial_conftests(early_config: pytest.Config, parser: pytest.Pa
 
 def _load_what_can_be_loaded(config: pytest.Config, parser: pytest.Parser) -> Any:
     """Go on without a conftest that needs what is in the image alone: shards load it there."""
-    # No public name says that a conftest could not be imported.
-    from _pytest.config import ConftestImportFailure
+    with as_written(config.pluginmanager):
+        from .worker.conftests import ConftestImportFailure
 
     try:
         return (yield)

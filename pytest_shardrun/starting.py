@@ -21,7 +21,7 @@ from .executors.shallow import fork_shallow
 from .executors.subprocess import SubprocessExecutor
 from .executors.warm import EarlyChild, Warm
 from .identity import RunIdentity, new_identity
-from .model import Attempt
+from .model import FIRST_ATTEMPT
 from .nodes import xdist_variables
 from .records import record
 from .settings import Settings
@@ -29,8 +29,6 @@ from .worker import boot
 from .worker.control import connect
 from .worker.identity import ShardIdentity
 
-#: The first attempt of every run.
-_FIRST: Final = Attempt(1, 1)
 #: The name in pytest's cache, and for how many runs an obstacle is taken for granted.
 _CACHE_KEY: Final = "shardrun/start"
 _RUNS_REMEMBERED: Final = 20
@@ -127,7 +125,7 @@ def fork_early(config: pytest.Config, sys_path: Sequence[str]) -> None:
     theirs.close()
     pipes.close_worker_ends()
     guardian = fork_guard(mark, places)
-    warm = Warm(EarlyChild(pid), pipes, control, guardian, marks_of(mark, _FIRST))
+    warm = Warm(EarlyChild(pid), pipes, control, guardian, marks_of(mark, FIRST_ATTEMPT))
     early = config.stash[EARLY] = Early(identity, shards, warm, guardian, places)
     config.add_cleanup(lambda: _discard_unused(config, early))
 

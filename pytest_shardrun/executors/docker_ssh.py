@@ -61,7 +61,7 @@ class SshDoor:
             self._directory.cleanup()
             raise SshError(
                 f"{error}: {self.path} is to lead to the Docker daemon at {address}; set TMPDIR to "
-                "a directory with a shorter name"
+                "a directory that can hold a socket"
             ) from error
         self._listener.listen(64)
         self._lock = threading.Lock()
