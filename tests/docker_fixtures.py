@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Final, final
 
 import pytest
+from comparison import run_pytest
 
 from pytest_shardrun.executors.docker_client import Daemon, DaemonError
 from pytest_shardrun.executors.docker_sweep import (
@@ -27,6 +28,41 @@ from pytest_shardrun.executors.docker_sweep import (
 
 _SSH_PORT: Final = 2222
 _SCRIPTS: Final = Path(__file__).parents[1] / "scripts"
+_HEAVY_TRAFFIC: Final = """
+import os, pathlib, signal, sys
+
+def test_big_in():
+    assert len(pathlib.Path("big").read_bytes()) == 3 << 20
+
+def test_crash():
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+def test_flood():
+    for number in range(20000):
+        print(number, "x" * 100)
+    sys.stdout.flush()
+    pathlib.Path("made").write_bytes(bytes(3 << 20))
+"""
+
+
+def options(image: str, *more: str, shards: int = 2) -> tuple[str, ...]:
+    """What a run in containers of this image is asked for."""
+    return (f"--shards={shards}", "--shard-executor=docker", f"--shard-image={image}", *more)
+
+
+def check_heavy_traffic(directory: Path, image: str, environment: Mapping[str, str]) -> None:
+    """Big files both ways, a flood of output and a crash, with the daemon of this environment."""
+    suite = directory / "suite"
+    suite.mkdir()
+    (suite / "test_it.py").write_text(_HEAVY_TRAFFIC)
+    (suite / "big").write_bytes(bytes(3 << 20))
+
+    run = run_pytest(suite, *options(image, "--shard-collect-files=made"), env=environment)
+
+    assert run.counts == {"passed": 2, "failed": 1}, run.show()
+    assert "crashed with SIGSEGV" in run.stdout
+    [made] = (suite / "shard-files").rglob("made")
+    assert made.stat().st_size == 3 << 20
 
 
 @pytest.fixture(scope="session")

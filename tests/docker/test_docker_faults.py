@@ -9,16 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from docker_fixtures import make_test_image
+from docker_fixtures import make_test_image, options
 from faults.support import check_books, started, write_suite
 
 from pytest_shardrun.executors.docker_client import Daemon, NotThere
 
 pytestmark = [pytest.mark.docker, pytest.mark.usefixtures("nothing_left")]
-
-
-def options(image: str, *more: str, shards: int = 2) -> tuple[str, ...]:
-    return (f"--shards={shards}", "--shard-executor=docker", f"--shard-image={image}", *more)
 
 
 def wait_until(is_true: Callable[[], bool], seconds: float = 60.0) -> None:

@@ -10,7 +10,7 @@ from typing import Final
 
 import pytest
 from comparison import CORPUS, differences, run_pytest
-from docker_fixtures import RemoteDaemon
+from docker_fixtures import RemoteDaemon, check_heavy_traffic, options
 from faults.support import check_books, started, write_suite
 from test_same_as_pytest import read_suite
 
@@ -25,10 +25,6 @@ WAITING: Final = """
         print("waiting", flush=True)
         time.sleep(600)
 """
-
-
-def options(image: str, *more: str, shards: int = 2) -> tuple[str, ...]:
-    return (f"--shards={shards}", "--shard-executor=docker", f"--shard-image={image}", *more)
 
 
 @pytest.mark.parametrize("name", ["fixtures", "properties"])
@@ -53,38 +49,11 @@ def test_shards_far_away_report_what_pytest_reports(
 def test_a_daemon_with_certificates_serves_crashes_floods_and_files(
     tmp_path: Path, docker_image: str, strict_daemon: RemoteDaemon
 ) -> None:
-    suite = tmp_path / "suite"
-    suite.mkdir()
-    (suite / "test_it.py").write_text(
-        """
-import os, pathlib, signal, sys
+    # Bundles for the web, which many systems of CI set, are not for the daemon.
+    environment = {**strict_daemon.environment, "REQUESTS_CA_BUNDLE": str(tmp_path / "none.pem")}
 
-def test_big_in():
-    assert len(pathlib.Path("big").read_bytes()) == 3 << 20
+    check_heavy_traffic(tmp_path, docker_image, environment)
 
-def test_crash():
-    os.kill(os.getpid(), signal.SIGSEGV)
-
-def test_flood():
-    for number in range(20000):
-        print(number, "x" * 100)
-    sys.stdout.flush()
-    pathlib.Path("made").write_bytes(bytes(3 << 20))
-"""
-    )
-    (suite / "big").write_bytes(bytes(3 << 20))
-
-    run = run_pytest(
-        suite,
-        *options(docker_image, "--shard-collect-files=made"),
-        # Bundles for the web, which many systems of CI set, are not for the daemon.
-        env={**strict_daemon.environment, "REQUESTS_CA_BUNDLE": str(tmp_path / "none.pem")},
-    )
-
-    assert run.counts == {"passed": 2, "failed": 1}, run.show()
-    assert "crashed with SIGSEGV" in run.stdout
-    [made] = (suite / "shard-files").rglob("made")
-    assert made.stat().st_size == 3 << 20
     assert strict_daemon.docker("ps", "-aq").stdout == b""
 
 
@@ -203,8 +172,11 @@ def test_a_daemon_that_dies_and_comes_back_costs_no_test(
 
 
 @pytest.fixture
-def freezing(remote_daemon: RemoteDaemon) -> Iterator[RemoteDaemon]:
-    """The second daemon, which has nothing when the test begins, and is thawed when it ends."""
+def freezing(
+    remote_daemon: RemoteDaemon, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[RemoteDaemon]:
+    """The second daemon, for all runs; it has nothing at first, and is thawed at the end."""
+    monkeypatch.setenv("DOCKER_HOST", remote_daemon.address)
     # What a killed controller has left there in another test is for the next run to remove.
     if left := remote_daemon.containers():
         assert remote_daemon.docker("rm", "--force", *left).returncode == 0
@@ -213,9 +185,8 @@ def freezing(remote_daemon: RemoteDaemon) -> Iterator[RemoteDaemon]:
 
 
 def test_a_daemon_that_freezes_while_tests_run_and_is_thawed_costs_no_test(
-    tmp_path: Path, docker_image: str, freezing: RemoteDaemon, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, docker_image: str, freezing: RemoteDaemon
 ) -> None:
-    monkeypatch.setenv("DOCKER_HOST", freezing.address)
     write_suite(
         tmp_path,
         {
@@ -257,9 +228,8 @@ def test_a_daemon_that_freezes_while_tests_run_and_is_thawed_costs_no_test(
 
 
 def test_a_daemon_that_freezes_while_it_makes_containers_is_asked_again(
-    tmp_path: Path, docker_image: str, freezing: RemoteDaemon, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, docker_image: str, freezing: RemoteDaemon
 ) -> None:
-    monkeypatch.setenv("DOCKER_HOST", freezing.address)
     write_suite(
         tmp_path,
         {
@@ -293,9 +263,8 @@ def test_a_daemon_that_freezes_while_it_makes_containers_is_asked_again(
 
 
 def test_a_daemon_that_stays_frozen_cannot_stop_a_run_from_ending(
-    tmp_path: Path, docker_image: str, freezing: RemoteDaemon, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, docker_image: str, freezing: RemoteDaemon
 ) -> None:
-    monkeypatch.setenv("DOCKER_HOST", freezing.address)
     write_suite(tmp_path, {"test_it.py": WAITING, "test_more.py": "def test_more(): pass"})
 
     with started(tmp_path, *options(docker_image, "-s", shards=1)) as run:
@@ -335,12 +304,8 @@ def assert_the_next_run_removes_all(directory: Path, image: str, daemon: RemoteD
 
 
 def test_a_frozen_daemon_does_not_outlast_the_time_of_a_run(
-    tmp_path: Path,
-    docker_image: str,
-    freezing: RemoteDaemon,
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, docker_image: str, freezing: RemoteDaemon
 ) -> None:
-    monkeypatch.setenv("DOCKER_HOST", freezing.address)
     write_suite(tmp_path, {"test_it.py": WAITING})
 
     with started(

@@ -4,37 +4,16 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
-from typing import Final
 
 import pytest
 from comparison import CORPUS, differences, run_pytest
-from docker_fixtures import RemoteDaemon, SshAddress
+from docker_fixtures import RemoteDaemon, SshAddress, check_heavy_traffic, options
 from faults.support import check_books, started, write_suite
 from test_same_as_pytest import read_suite
 
 from pytest_shardrun.executors.docker_ssh import SshDoor, SshError, ssh_command
 
 pytestmark = pytest.mark.docker
-
-CRASH_AND_FILES: Final = """
-import os, pathlib, signal, sys
-
-def test_big_in():
-    assert len(pathlib.Path("big").read_bytes()) == 3 << 20
-
-def test_crash():
-    os.kill(os.getpid(), signal.SIGSEGV)
-
-def test_flood():
-    for number in range(20000):
-        print(number, "x" * 100)
-    sys.stdout.flush()
-    pathlib.Path("made").write_bytes(bytes(3 << 20))
-"""
-
-
-def options(image: str, *more: str, shards: int = 2) -> tuple[str, ...]:
-    return (f"--shards={shards}", "--shard-executor=docker", f"--shard-image={image}", *more)
 
 
 def test_shards_behind_ssh_report_what_pytest_reports(
@@ -61,21 +40,8 @@ def test_shards_behind_ssh_report_what_pytest_reports(
 def test_crashes_floods_and_files_come_by_ssh(
     tmp_path: Path, docker_image: str, ssh_address: SshAddress, remote_daemon: RemoteDaemon
 ) -> None:
-    suite = tmp_path / "suite"
-    suite.mkdir()
-    (suite / "test_it.py").write_text(CRASH_AND_FILES)
-    (suite / "big").write_bytes(bytes(3 << 20))
+    check_heavy_traffic(tmp_path, docker_image, ssh_address.environment)
 
-    run = run_pytest(
-        suite,
-        *options(docker_image, "--shard-collect-files=made"),
-        env=ssh_address.environment,
-    )
-
-    assert run.counts == {"passed": 2, "failed": 1}, run.show()
-    assert "crashed with SIGSEGV" in run.stdout
-    [made] = (suite / "shard-files").rglob("made")
-    assert made.stat().st_size == 3 << 20
     assert not remote_daemon.containers()
 
 
