@@ -29,6 +29,12 @@ class CollectedNode:
         self.nodeid = nodeid
 
     @property
+    def id(self) -> Any:
+        """The node id in parts, where pytest has such: a report of the node has it, too."""
+        report: Any = pytest.CollectReport(self.nodeid, "passed", None, [])
+        return report.id
+
+    @property
     def name(self) -> str:
         return self.nodeid.rpartition("::")[2]
 

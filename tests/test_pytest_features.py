@@ -164,6 +164,29 @@ def test_last_failed_runs_what_failed_in_shards_and_the_other_way_round(
     assert set(rest.outcomes) == {"test_second.py::TestClass::test_is_slow_and_fails"}
 
 
+def test_a_module_that_could_not_be_imported_is_forgotten_once_it_can_be(
+    pytester: pytest.Pytester,
+) -> None:
+    pytester.makepyfile(test_a="import nothing", test_b="def test_b(): pass")
+    cache = pytester.path / ".pytest_cache/v/cache/lastfailed"
+
+    broken = run_pytest(pytester.path, "--shards=2")
+    assert broken.counts == {"error": 1}, broken.show()
+    assert json.loads(cache.read_text()) == {"test_a.py": True}
+    pytester.makepyfile(
+        test_a="""
+            import pytest
+
+            @pytest.mark.parametrize("name", ["a", "b::c[d]"])
+            def test_a(name): assert name == "a"
+        """
+    )
+    repaired = run_pytest(pytester.path, "--shards=2")
+
+    assert repaired.counts == {"passed": 2, "failed": 1}, repaired.show()
+    assert json.loads(cache.read_text()) == {"test_a.py::test_a[b::c[d]]": True}
+
+
 def test_a_selection_keeps_the_failures_that_it_did_not_run(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(**MIXED)
     pytester.makeini(SLOW_MARK)
