@@ -444,7 +444,9 @@ class Course:
         newest: Any = self._config.pluginmanager.get_plugin("nfplugin")
         if newest is not None:
             # --nf remembers what it has seen where it collects, which is not in this process.
-            newest.cached_nodeids.update(nodeids)
+            # Since pytest 9.1 they are no texts, and the same one as a text is another one.
+            known = {str(each) for each in newest.cached_nodeids}
+            newest.cached_nodeids.update(each for each in nodeids if each not in known)
         reporter: Any = self._config.pluginmanager.get_plugin("terminalreporter")
         stats = {} if reporter is None else reporter.stats
         self._terminal.collected(

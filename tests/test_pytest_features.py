@@ -164,6 +164,16 @@ def test_last_failed_runs_what_failed_in_shards_and_the_other_way_round(
     assert set(rest.outcomes) == {"test_second.py::TestClass::test_is_slow_and_fails"}
 
 
+def test_each_test_that_was_seen_is_remembered_once(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(test_a="def test_a(): pass", test_b="def test_b(): pass")
+
+    for _ in range(3):
+        run_pytest(pytester.path, "--shards=2")
+
+    cache = json.loads((pytester.path / ".pytest_cache/v/cache/nodeids").read_text())
+    assert cache == ["test_a.py::test_a", "test_b.py::test_b"]
+
+
 def test_a_module_that_could_not_be_imported_is_forgotten_once_it_can_be(
     pytester: pytest.Pytester,
 ) -> None:
