@@ -615,14 +615,27 @@ def test_without_shards_nothing_is_different(pytester: pytest.Pytester) -> None:
 def test_a_program_that_runs_pytest_has_its_garbage_collected_afterwards(
     pytester: pytest.Pytester,
 ) -> None:
-    pytester.makepyfile("def test_passes(): pass")
-    program = (
-        "import gc, pytest; pytest.main(['--shards=1']); print('frozen:', gc.get_freeze_count())"
+    pytester.makepyfile(
+        test_one="def test_passes(): pass",
+        program="""
+        import gc, weakref
+        import pytest
+
+        class Node: pass
+
+        node = Node()
+        node.itself = node
+        dead = weakref.ref(node)
+        pytest.main(["--shards=1"])
+        del node
+        gc.collect()
+        print("collected:", dead() is None)
+        """,
     )
 
-    result = pytester.run(sys.executable, "-c", program)
+    result = pytester.run(sys.executable, "program.py")
 
-    result.stdout.fnmatch_lines(["* 1 passed in *", "frozen: 0"])
+    result.stdout.fnmatch_lines(["* 1 passed in *", "collected: True"])
 
 
 def test_python_has_nothing_to_complain_of_at_its_end(pytester: pytest.Pytester) -> None:
