@@ -202,14 +202,14 @@ class Supervisor:
         self._perform(self._run.stop(stop, time.monotonic()))
 
     def close(self) -> None:
-        """Kill what still lives, wait for it and give everything back."""
+        """End what still lives, wait for it and give everything back."""
         # What a hook that raised has kept from being told.
         untold, self._untold = self._untold, []
         self._perform(untold)
         if not self._run.is_over and self._started:
-            ending = Ending(EndingKind.STOPPED, "the controller ended")
-            reason = ending.reason
-            self.stop(Stop(reason, asked=False, escalate=lambda *_: at_once(ending, 0.0)))
+            reason = "the controller ended"
+            # As plain pytest does after an error of a hook, shards tear down what is set up.
+            self.stop(Stop(reason, asked=False, escalate=after_interrupt))
             for attempt in self._run.attempts - self._live.keys():
                 # Its launch was never performed, and nobody was told of it.
                 self._run.not_launched(attempt, reason, time.monotonic())

@@ -291,6 +291,37 @@ def test_a_terminal_that_is_closed_ends_the_run_with_a_complete_file(tmp_path: P
     assert (tmp_path / "torn-down").exists()
 
 
+def test_a_hook_that_raises_leaves_shards_time_to_tear_down(tmp_path: Path) -> None:
+    files = {
+        "test_waiting.py": WAITING,
+        "test_other.py": """
+            import pathlib, time
+
+            def test_sees_it_wait():
+                while not pathlib.Path(__file__).with_name("waiting").exists():
+                    time.sleep(0.01)
+        """,
+        "conftest.py": """
+            def pytest_runtest_logreport(report):
+                if hasattr(report, "node") and report.nodeid.endswith("test_sees_it_wait"):
+                    raise RuntimeError("told by the hook")
+        """,
+    }
+    write_suite(tmp_path, files)
+
+    with started(tmp_path, *TWO_SHARDS, "--shard-scope=module") as going:
+        finished = going.finish(within=SOON)
+
+    assert finished.code == 3, finished.describe()
+    assert finished.cases is not None, finished.describe()
+    assert {nodeid: case.kind for nodeid, case in finished.cases.items()} == {
+        **kinds_of("waiting", before="passed", waits="not-run", after="not-run"),
+        **kinds_of("other", sees_it_wait="passed"),
+    }
+    assert "told by the hook" in finished.stdout, finished.describe()
+    assert (tmp_path / "torn-down").exists(), finished.describe()
+
+
 def test_sighup_is_ignored_where_whoever_started_the_run_ignored_it(tmp_path: Path) -> None:
     """``nohup pytest --shards 2``"""
     write_suite(tmp_path, {"test_held.py": HELD, "test_healthy.py": HEALTHY})
