@@ -474,7 +474,7 @@ class Course:
             case Reported():
                 self._replay.stray_report(notice.attempt, event)
             case Warned():
-                self._replay.warning(event)
+                self._replay.warning(notice.attempt, event)
             case XmlRecorded(None, name, value) if self._junit is not None:
                 self._junit.add_suite_property(shard, name, value)
             case _:
@@ -493,6 +493,7 @@ class Course:
         hook = self._config.hook
         if hasattr(hook, "pytest_testnodedown"):
             hook.pytest_testnodedown(node=node, error=error)
+        self._replay.forget(ended.attempt)
         self._scratch.take_in(ended.attempt)
         hook.pytest_shardrun_attempt_ended(
             config=self._config, attempt=ended.attempt, ending=ended.ending

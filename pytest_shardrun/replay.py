@@ -6,7 +6,8 @@ import inspect
 import sys
 import types
 import warnings
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Hashable, Sequence
 from typing import Any, Final
 
 import pytest
@@ -72,15 +73,36 @@ class TextRepr:
         writer.line(self._text, red=self._red)
 
 
+class _Told:
+    """What several attempts tell of the same thing counts as often as one of them tells it."""
+
+    def __init__(self) -> None:
+        self._most: Counter[Hashable] = Counter()
+        self._by_attempt: dict[Attempt, Counter[Hashable]] = {}
+
+    def is_new(self, attempt: Attempt, what: Hashable) -> bool:
+        """Take in that the attempt tells it; whether no attempt has told it as often before."""
+        told = self._by_attempt.setdefault(attempt, Counter())
+        told[what] += 1
+        if told[what] <= self._most[what]:
+            return False
+        self._most[what] = told[what]
+        return True
+
+    def forget(self, attempt: Attempt) -> None:
+        """This attempt has nothing more to tell."""
+        self._by_attempt.pop(attempt, None)
+
+
 class Replay:
     """Calls the hooks that pytest would have called had the tests run in this process."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
         self._hook = config.hook
-        self._collect_reports: set[str] = set()
+        self._collect_reports = _Told()
         self._nodes: dict[str, CollectedNode] = {}
-        self._collection_warnings: set[tuple[Any, ...]] = set()
+        self._collection_warnings = _Told()
         self._headings = Headings()
         config.pluginmanager.register(self._headings, "shardrun-headings")
         self._node_by_attempt: dict[Attempt, Node] = {}
@@ -97,13 +119,19 @@ class Replay:
         self._node_by_attempt[attempt] = node
         self._report_nodes[attempt] = ReportNode(attempt, node, self._headings)
 
+    def forget(self, attempt: Attempt) -> None:
+        """This attempt has ended."""
+        self._collect_reports.forget(attempt)
+        self._collection_warnings.forget(attempt)
+
     def collect_report(self, notice: notices.CollectReported) -> pytest.CollectReport | None:
-        """Replay what became of a collector once, however many shards tell of it."""
+        """Replay what became of a collector once, however many shards tell of it.
+
+        Two may have one node id: modules of one name in two directories above the root.
+        """
         report = self._deserialise(notice.data)
-        key = str(report.nodeid)
-        if key in self._collect_reports:
+        if not self._collect_reports.is_new(notice.attempt, str(report.nodeid)):
             return None
-        self._collect_reports.add(key)
         self._hook.pytest_collectreport(report=report)
         assert isinstance(report, pytest.CollectReport)
         return report
@@ -154,21 +182,20 @@ class Replay:
         for report in reports:
             self._hook.pytest_runtest_logreport(report=report)
         for warned in done.warnings:
-            self.warning(warned)
+            self.warning(done.attempt, warned)
         self._hook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
 
     def stray_report(self, attempt: Attempt, event: Reported) -> None:
         """Replay a report that belongs to no running test."""
         self._hook.pytest_runtest_logreport(report=self._report(attempt, event))
 
-    def warning(self, event: Warned) -> None:
+    def warning(self, attempt: Attempt, event: Warned) -> None:
         """Replay a warning; those of the collection once, however many shards saw them."""
         data = event.data
         if event.when == "collect":
             key = (event.nodeid, *(data[name] for name in sorted(data)))
-            if key in self._collection_warnings:
+            if not self._collection_warnings.is_new(attempt, key):
                 return
-            self._collection_warnings.add(key)
         self._hook.pytest_warning_recorded.call_historic(
             kwargs={
                 "warning_message": warning_message(data),

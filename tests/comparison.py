@@ -357,11 +357,16 @@ def _terminal_differences(plain: Run, sharded: Run) -> list[str]:
     return found
 
 
+#: The elements of a JUnit file that are a test's result, and the totals that count them.
+_STATUS_TAGS: Final = {"failure": "failures", "error": "errors", "skipped": "skipped"}
+
+
 def junit_differences(plain: Run, sharded: Run) -> list[str]:
     """What the JUnit files say differently, beyond what is so by design.
 
     By design a test has one element where pytest writes two for a failed call with a failed
-    teardown, the suites are the shards, and each element has ``file`` and ``line``.
+    teardown and an element for each collector where pytest puts the results of those with the
+    same node id into one, the suites are the shards, and each element has ``file`` and ``line``.
     """
     if plain.junit is None or sharded.junit is None:
         same = plain.junit is sharded.junit
@@ -373,7 +378,8 @@ def junit_differences(plain: Run, sharded: Run) -> list[str]:
     for key in ours.cases.keys() & theirs.cases.keys():
         one, other = ours.cases[key], theirs.cases[key]
         named = f"JUnit {key}"
-        if one.elements == 1 and other.elements > 1:
+        results = sum(tag in _STATUS_TAGS for tag, *_ in one.details)
+        if one.elements == 1 and other.elements > max(1, results):
             found.append(f"{named}: {other.elements} elements")
         found += _compare(
             f"{named}: details",
@@ -399,12 +405,11 @@ def junit_differences(plain: Run, sharded: Run) -> list[str]:
 
 def junit_inconsistencies(junit: JUnit) -> list[str]:
     """Totals of the suites that their test cases do not bear out."""
-    status_tags = {"failure": "failures", "error": "errors", "skipped": "skipped"}
-    found = Counter(dict.fromkeys(("tests", *status_tags.values()), 0))
+    found = Counter(dict.fromkeys(("tests", *_STATUS_TAGS.values()), 0))
     for case in junit.cases.values():
         found["tests"] += case.elements
-        for tag in {detail[0] for detail in case.details} & status_tags.keys():
-            found[status_tags[tag]] += case.elements
+        for tag in {detail[0] for detail in case.details} & _STATUS_TAGS.keys():
+            found[_STATUS_TAGS[tag]] += case.elements
     return [
         f"JUnit claims {junit.totals[name]} {name} and has {count}"
         for name, count in found.items()
