@@ -77,19 +77,17 @@ class EventReader:
         return event.parts()[known - number :]
 
     def _read(self, line: bytes) -> Iterator[Event | bytes]:
-        try:
-            event = read_event(line, self._sequence)
-        except BrokenStream:
-            if self._sequence:
-                raise
+        if not self._sequence:
             # What the environment prints before the worker has taken the stream, and it may not
             # have ended its last line.
             # No text of the event itself can look like this: quotes in it are escaped.
             banner, hello, rest = line.rpartition(_HELLO)
-            yield (banner if hello else line) + b"\n"
+            if banner or not hello:
+                yield (banner if hello else line) + b"\n"
             if not hello:
                 return
-            event = read_event(hello + rest, 0)
+            line = hello + rest
+        event = read_event(line, self._sequence)
         number = self._sequence
         self._sequence += PARTS_OF_PASSED if type(event) is Passed else 1
         yield from self._news(number, event)

@@ -64,7 +64,11 @@ def test_events_may_arrive_in_any_pieces(contents: list[list[Any]], data: st.Dat
     assert read_all(pieces) == (expected(contents), b"", "")
 
 
-@given(st.binary(max_size=200), CONVERSATIONS, st.data())
+@given(
+    st.binary(max_size=200) | st.text(" \t\r\n", max_size=3).map(str.encode),
+    CONVERSATIONS,
+    st.data(),
+)
 def test_what_comes_before_the_first_event_is_a_banner(
     banner: bytes, contents: list[list[Any]], data: st.DataObject
 ) -> None:
