@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import xml.etree.ElementTree as ET
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -566,6 +566,28 @@ def test_subtests_that_come_before_the_setup_of_their_try_stay_in_it(
     first, second, rerun = only_case(written(writer))
     assert [first.text, second.text] == ["second subtest", "contains 1 failed subtest"]
     assert (rerun.tag, rerun.findtext("stackTrace")) == ("rerunFailure", "first subtest")
+
+
+def test_each_of_many_subtests_is_looked_at_a_few_times(
+    writer_for: MakeWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What one takes does not depend on how many there are."""
+    subtests = [report("call") for _ in range(1000)]
+    looks: Counter[int] = Counter()
+
+    def look(self: pytest.TestReport) -> str:
+        looks[id(self)] += 1
+        outcome: str = vars(self)["outcome"]
+        return outcome
+
+    looked_at = property(look, lambda self, outcome: vars(self).update(outcome=outcome))
+    monkeypatch.setattr(pytest.TestReport, "outcome", looked_at, raising=False)
+
+    writer_for().add_test(
+        1, 0, ITEM, Status.PASSED, [report("setup"), *subtests, report("teardown")]
+    )
+
+    assert all(1 <= looks[id(each)] < 50 for each in subtests)
 
 
 @pytest.mark.parametrize("when", ["setup", "call", "teardown"])

@@ -264,14 +264,15 @@ def _split_tries(reports: Sequence[pytest.TestReport]) -> list[list[pytest.TestR
     Whether the teardown between two tries is reported depends on the plugin, and subtests of a
     try come before its setup with pytest-rerunfailures.
     """
-    tries: list[list[pytest.TestReport]] = [[]]
+    current: list[pytest.TestReport] = []
+    tries = [current]
+    is_interim = False
     for report in reports:
-        current = tries[-1]
-        if any(_is_interim(other) for other in current) and (
-            report.when != "teardown" or current[-1].when == "teardown"
-        ):
+        if is_interim and (report.when != "teardown" or current[-1].when == "teardown"):
             tries.append(current := [])
+            is_interim = False
         current.append(report)
+        is_interim = is_interim or _is_interim(report)
     return tries
 
 
