@@ -258,6 +258,9 @@ def read_event(line: bytes, sequence: int) -> Event:
         number, *content = wire.decode(line)
     except (ValueError, TypeError, RecursionError):
         raise BrokenStream(f"not an event: {line[:200]!r}") from None
+    if not line.startswith(b"["):
+        # JSON allows white space before it; here that is somebody else's.
+        raise BrokenStream(f"not only an event: {line[:200]!r}")
     if number != sequence:
         raise BrokenStream(f"event {sequence} is missing, got {number!r}")
     return _event_of(content, line)

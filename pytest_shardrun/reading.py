@@ -77,17 +77,19 @@ class EventReader:
         return event.parts()[known - number :]
 
     def _read(self, line: bytes) -> Iterator[Event | bytes]:
-        if not self._sequence:
+        try:
+            event = read_event(line, self._sequence)
+        except BrokenStream:
+            if self._sequence:
+                raise
             # What the environment prints before the worker has taken the stream, and it may not
             # have ended its last line.
             # No text of the event itself can look like this: quotes in it are escaped.
             banner, hello, rest = line.rpartition(_HELLO)
-            if banner or not hello:
-                yield (banner if hello else line) + b"\n"
+            yield (banner if hello else line) + b"\n"
             if not hello:
                 return
-            line = hello + rest
-        event = read_event(line, self._sequence)
+            event = read_event(hello + rest, 0)
         number = self._sequence
         self._sequence += PARTS_OF_PASSED if type(event) is Passed else 1
         yield from self._news(number, event)
