@@ -359,6 +359,8 @@ def _terminal_differences(plain: Run, sharded: Run) -> list[str]:
 
 #: The elements of a JUnit file that are a test's result, and the totals that count them.
 _STATUS_TAGS: Final = {"failure": "failures", "error": "errors", "skipped": "skipped"}
+#: The messages of the results that pytest writes for collectors.
+_OF_COLLECTORS: Final = ("collection failure", "collection skipped")
 
 
 def junit_differences(plain: Run, sharded: Run) -> list[str]:
@@ -378,8 +380,8 @@ def junit_differences(plain: Run, sharded: Run) -> list[str]:
     for key in ours.cases.keys() & theirs.cases.keys():
         one, other = ours.cases[key], theirs.cases[key]
         named = f"JUnit {key}"
-        results = sum(tag in _STATUS_TAGS for tag, *_ in one.details)
-        if one.elements == 1 and other.elements > max(1, results):
+        collectors = sum(message in _OF_COLLECTORS for _, _, message, _ in one.details)
+        if one.elements == 1 and other.elements > max(1, collectors):
             found.append(f"{named}: {other.elements} elements")
         found += _compare(
             f"{named}: details",
