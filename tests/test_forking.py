@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 import textwrap
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Final
 
 import pytest
 from comparison import Run, run_pytest
+
+from pytest_shardrun.worker.control import connect
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks on Linux only")
 
@@ -451,3 +454,22 @@ def test_the_cache_is_there_before_anybody_collects(pytester: pytest.Pytester) -
     pytester.makepyfile("def test_it(): pass")
 
     pytester.runpytest_subprocess("--shards=2").assert_outcomes(passed=1)
+
+
+def test_a_line_is_sent_although_the_other_end_has_read_it_and_is_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ours, theirs = connect()
+    send_fds = socket.send_fds
+
+    def send_to_the_quick(
+        connection: socket.socket, lines: list[bytes], descriptors: list[int]
+    ) -> int:
+        sent = send_fds(connection, lines, descriptors)
+        assert theirs.recv(1 << 16) == b"".join(lines)
+        theirs.close()
+        return sent
+
+    monkeypatch.setattr(socket, "send_fds", send_to_the_quick)
+    ours.send(b"go on\n", (0,))
+    ours.close()

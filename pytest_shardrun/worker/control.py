@@ -26,7 +26,9 @@ class Control:
         if descriptors:
             sent = socket.send_fds(self._socket, [line], list(descriptors))
             line = line[sent:]
-        self._socket.sendall(line)
+        # The other end may have taken all of it and closed, which is an error for no bytes, too.
+        if line:
+            self._socket.sendall(line)
 
     def receive(self) -> tuple[bytes, list[int]]:
         """The next line and its descriptors; an empty line is the end."""
