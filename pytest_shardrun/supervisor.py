@@ -450,6 +450,10 @@ class Supervisor:
             exit = process.wait()
         except LaunchError as error:
             self._inbox.put(_NeverBegan(attempt, error))
+        except BaseException:
+            # The end of the broken run must not wait for this one.
+            self._inbox.put(_Gone(attempt, Exit(remark="nobody could learn how it ended")))
+            raise
         else:
             self._inbox.put(_Gone(attempt, exit))
 

@@ -473,3 +473,53 @@ def test_a_line_is_sent_although_the_other_end_has_read_it_and_is_gone(
     monkeypatch.setattr(socket, "send_fds", send_to_the_quick)
     ours.send(b"go on\n", (0,))
     ours.close()
+
+
+#: Not pytest's own program, so nothing is forked before pytest is configured.
+PROGRAM: Final = """
+    import sys
+    import pytest
+    {}
+    sys.exit(pytest.main(sys.argv[1:]))
+"""
+
+
+def test_what_a_process_that_goes_on_has_written_is_shown(pytester: pytest.Pytester) -> None:
+    hello = "\nimport os\nos.write(2, b'hello from above\\n')"
+    pytester.makeconftest(textwrap.dedent(OBSTACLES["a thread was started"]) + hello)
+    program = pytester.makepyfile(program=PROGRAM.format(""), test_one="def test_passes(): pass")
+
+    result = pytester.run(sys.executable, program, "-s", "--shards=1", timeout=60)
+
+    assert "[shard 1] hello from above" in result.stdout.lines
+    result.assert_outcomes(passed=1)
+
+
+@pytest.mark.parametrize(
+    ("broken", "exitcode"),
+    [
+        pytest.param("raise OSError('gone')", pytest.ExitCode.INTERNAL_ERROR, id="trouble"),
+        pytest.param("self._control.close()", pytest.ExitCode.TESTS_FAILED, id="gone"),
+    ],
+)
+def test_a_run_ends_although_nobody_tells_a_process_to_go_on(
+    pytester: pytest.Pytester, broken: str, exitcode: pytest.ExitCode
+) -> None:
+    pytester.makeconftest(OBSTACLES["a thread was started"])
+    program = pytester.makepyfile(
+        program=PROGRAM.format(
+            f"""
+    from pytest_shardrun.executors.warm import Warm
+
+    def go_on(self, place, worker_ends):
+        {broken}
+
+    Warm.go_on = go_on
+            """
+        ),
+        test_one="def test_passes(): pass",
+    )
+
+    result = pytester.run(sys.executable, program, "--shards=2", timeout=60)
+
+    assert result.ret == exitcode

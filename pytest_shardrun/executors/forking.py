@@ -103,7 +103,7 @@ class ForkingExecutor:
                 self._fork(first, b"")
             else:
                 self._first = first
-                self._begin(order)
+                self._begin(first)
             return process
 
     def how(self) -> str:
@@ -142,11 +142,12 @@ class ForkingExecutor:
         self._spawning.close()
         return Farewell(self._problem, self._remark, output)
 
-    def _begin(self, order: LaunchOrder) -> None:
-        warm = self._early if self._early is not None and self._is_told else self._tell_warm(order)
+    def _begin(self, first: _First) -> None:
+        is_told = self._early is not None and self._is_told
+        warm = self._early if is_told else self._tell_warm(first.order)
         self._early, self._warm = None, warm
         self._thread = threading.Thread(
-            target=self._attend, args=(warm,), name="shardrun warm", daemon=True
+            target=self._attend, args=(warm, first), name="shardrun warm", daemon=True
         )
         self._thread.start()
 
@@ -183,18 +184,25 @@ class ForkingExecutor:
 
     # The thread that attends to the warm worker
 
-    def _attend(self, warm: Warm) -> None:
+    def _attend(self, warm: Warm, first: _First) -> None:
+        try:
+            self._see_through(warm, first)
+        except BaseException as error:
+            if first.process.has_begun:
+                raise
+            # Without this whoever waits for the attempt would wait for ever.
+            first.process.begin_without(error)
+
+    def _see_through(self, warm: Warm, first: _First) -> None:
         state, text = warm.wait_until_collected()
         if state in ("over", "gone"):
             warm.wait(with_children=True)
         with self._lock:
-            first, self._first = self._first, None
-            assert first is not None
+            self._first = None
             match state:
                 case "ready":
                     self._although = text
-                    output, warm.output = warm.output, b""
-                    self._fork(first, output)
+                    self._fork(first, warm.take_output())
                 case "obstacle":
                     self.obstacle = self.found = text
                     self._warm = None
@@ -258,8 +266,9 @@ class ForkingExecutor:
         """Whether the warm worker goes on as the attempt that waited for it."""
         if self._alike:
             process = first.process
+            _write(process.pipes.output[1], warm.take_output())
             warm.go_on(process.environment, process.pipes.worker_ends)
-            first.process.begin(warm.child)
+            process.begin(warm.child)
         else:
             self._spawn(first)
         return self._alike

@@ -105,7 +105,8 @@ class WorkerProcess:
         #: Gets the signals of an attempt that has no process yet.
         self._unborn = unborn
         self._child: Child | None = None
-        self._fate: Exit | None = None
+        #: How it ends without one, or what has kept it from getting one.
+        self._fate: Exit | BaseException | None = None
         self._begun = threading.Event()
         # Signals go only to a process that has not been reaped: its number is still its own.
         self._reaping = threading.Lock()
@@ -126,8 +127,8 @@ class WorkerProcess:
             self._child = child
         self._begun.set()
 
-    def begin_without(self, fate: Exit) -> None:
-        """The attempt ends like this and never gets a process."""
+    def begin_without(self, fate: Exit | BaseException) -> None:
+        """The attempt ends like this and never gets a process; an error is for who waits for it."""
         self.pipes.close_worker_ends()
         self._fate = fate
         self._begun.set()
@@ -178,11 +179,13 @@ class WorkerProcess:
     def wait(self) -> Exit:
         self._begun.wait()
         if self._child is None:
-            assert self._fate is not None
             self._limit.close()
             self._clean_up()
             self._close_stdin()
-            return self._fate
+            if isinstance(self._fate, Exit):
+                return self._fate
+            assert self._fate is not None
+            raise self._fate
         in_order = self._child.wait()
         # A worker that was killed could not end what it had started: that is nobody's leak.
         left = processes.left_behind(self._child.pid, self._marks) if in_order else ()

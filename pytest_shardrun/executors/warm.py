@@ -66,9 +66,16 @@ class Warm:
         asking = self._control.fileno()
         while asking not in self._read_ready({asking}):
             pass
+        # What was written before the verdict, but only after its pipe was looked at.
+        self._read_ready(set(), wait=False)
         verdict, _ = self._control.receive()
         state, _, text = verdict.decode("utf-8", "replace").partition(" ")
         return state or "gone", text
+
+    def take_output(self) -> bytes:
+        """What it has written so far, for somebody who shows it."""
+        output, self.output = self.output, b""
+        return output
 
     def wait(self, *, with_children: bool) -> Exit:
         """Read what it still writes and wait for its end, then end what it has left behind."""
@@ -92,11 +99,11 @@ class Warm:
         while self._open:
             self._read_ready(set())
 
-    def _read_ready(self, others: set[int]) -> set[int]:
+    def _read_ready(self, others: set[int], *, wait: bool = True) -> set[int]:
         poll = select.poll()
         for descriptor in self._open | others:
             poll.register(descriptor, select.POLLIN)
-        ready = {descriptor for descriptor, _ in poll.poll()}
+        ready = {descriptor for descriptor, _ in poll.poll(None if wait else 0)}
         for descriptor in ready & self._open:
             data = os.read(descriptor, _CHUNK)
             if not data:
@@ -121,11 +128,19 @@ class Warm:
         verb, _, rest = answer.partition(b" ")
         if verb != b"forked":
             raise ForkRefused(rest.decode("utf-8", "replace") or "the warm worker is gone")
-        return ForkedChild(int(rest), self)
+        pid = int(rest)
+        try:
+            return ForkedChild(pid, self)
+        except OSError as error:
+            guard.kill(pid)
+            self.reap(pid)
+            raise ForkRefused(f"the fork cannot be watched: {error}") from error
 
     def go_on(self, place: Mapping[str, str], worker_ends: tuple[int, int, int]) -> None:
         """Let it be an attempt itself, on these pipes."""
-        self._control.send(b"go on " + json.dumps(dict(place)).encode() + b"\n", worker_ends)
+        # Gone already: that is noticed by its exit.
+        with contextlib.suppress(OSError):
+            self._control.send(b"go on " + json.dumps(dict(place)).encode() + b"\n", worker_ends)
 
     def send(self, first_line: bytes) -> None:
         """Tell a fresh interpreter what it is, without waiting for it to read that."""
