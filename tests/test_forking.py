@@ -353,12 +353,17 @@ def test_a_seed_is_kept_and_without_one_forks_draw_other_numbers(tmp_path: Path)
     assert seeded == ["0.32383276483316237"] * 2
 
 
-def test_forks_outlive_the_process_that_collected(tmp_path: Path) -> None:
+@pytest.mark.parametrize("signal", ["SIGKILL", "SIGSTOP"])
+def test_forks_outlive_the_process_that_collected(tmp_path: Path, signal: str) -> None:
     files = {
-        "test_one.py": """
+        "conftest.py": """
+            import pytest_shardrun.executors.warm
+            pytest_shardrun.executors.warm.ANSWER_SECONDS = 1.0
+        """,
+        "test_one.py": f"""
             import os, signal
-            def test_kills_its_parent():
-                os.kill(os.getppid(), signal.SIGKILL)
+            def test_ends_its_parent():
+                os.kill(os.getppid(), signal.{signal})
 
             def test_after():
                 pass

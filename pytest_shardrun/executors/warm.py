@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import select
+import signal
 import threading
 from collections.abc import Mapping
 from typing import Final, final
@@ -21,6 +22,8 @@ _CHUNK: Final = 1 << 16
 _OUTPUT_KEPT: Final = 1 << 20
 #: How long pipes are read after its exit: a child outside may hold them open.
 _DRAIN_SECONDS: Final = 2.0
+#: How long an answer may take. A fork takes milliseconds, even where much memory is copied.
+ANSWER_SECONDS: Final = 30.0
 
 
 class ForkRefused(Exception):
@@ -173,12 +176,18 @@ class Warm:
             self._ask(b"reap %d\n" % pid)
 
     def _ask(self, line: bytes, descriptors: tuple[int, ...] = ()) -> bytes:
-        """One answer; empty where the other end is gone."""
+        """One answer; empty where the other end is gone, or has to go because it gives none."""
         try:
+            self._control.limit(ANSWER_SECONDS)
             self._control.send(line, descriptors)
+            return self._control.receive()[0]
+        except TimeoutError:
+            # A test may have stopped it. Nobody must take an answer that comes late for his own.
+            self._control.close()
+            self.signal(signal.SIGKILL, group=False)
+            return b""
         except OSError:
             return b""
-        return self._control.receive()[0]
 
     # The end
 

@@ -21,6 +21,10 @@ class Control:
     def fileno(self) -> int:
         return self._socket.fileno()
 
+    def limit(self, seconds: float) -> None:
+        """Wait no longer than this for the other end, but raise ``TimeoutError``."""
+        self._socket.settimeout(seconds)
+
     def send(self, line: bytes, descriptors: tuple[int, ...] = ()) -> None:
         """Send one line; ``OSError`` where the other end is gone."""
         if descriptors:
@@ -37,6 +41,8 @@ class Control:
                 data, descriptors, _, _ = socket.recv_fds(
                     self._socket, 1 << 16, _MOST_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
                 )
+            except TimeoutError:
+                raise
             except OSError:
                 data, descriptors = b"", []
             self._descriptors += descriptors
