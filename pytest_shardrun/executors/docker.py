@@ -8,6 +8,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import IO, Any, Final, final
 
@@ -365,7 +366,7 @@ def _scratch_files(launch: dict[str, Any]) -> Iterator[str]:
 
 def _library() -> Iterable[bytes]:
     package = Path(__file__).parents[1]
-    yield docker_project.library_archive(package, "0.1.0")
+    yield docker_project.library_archive(package, metadata.version("pytest-shardrun"))
 
 
 def find_project(
