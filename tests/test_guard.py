@@ -148,6 +148,10 @@ def wait_until_gone(*pids: int) -> None:
         time.sleep(0.01)
 
 
+def wait_until_stopped(pid: int) -> None:
+    wait_until(lambda: " T " in Path(f"/proc/{pid}/stat").read_text())
+
+
 # One attempt
 
 
@@ -270,10 +274,7 @@ def test_a_worker_that_stopped_itself_can_act_on_a_signal(workplace: Workplace) 
         """
     )
     (pid,) = read_numbers(process.receive)
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while " T " not in Path(f"/proc/{pid}/stat").read_text():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until_stopped(pid)
 
     process.terminate()
 
@@ -469,12 +470,18 @@ def test_no_process_outlives_a_killed_controller(workplace: Workplace) -> None:
     wait_until(lambda: not Path(lines[0].split()[0]).parent.exists())
 
 
-def test_a_run_goes_on_when_somebody_kills_its_guard(workplace: Workplace) -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_run_goes_on_when_somebody_kills_or_stops_its_guard(
+    number: signal.Signals, workplace: Workplace
+) -> None:
     waiting = "import sys; print('ready', flush=True); sys.stdin.readline()"
     process = workplace.start(waiting)
     for pid in guards_of(workplace.run_id):
-        os.kill(pid, signal.SIGKILL)
-        wait_until_gone(pid)
+        os.kill(pid, number)
+        if number == signal.SIGKILL:
+            wait_until_gone(pid)
+        else:
+            wait_until_stopped(pid)
 
     other = workplace.start(waiting, shard=2)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 from pathlib import Path
 from typing import final
@@ -32,6 +33,9 @@ class Guardian:
     def close(self) -> None:
         """Let the guard end and wait for it; what it still watches it ends."""
         os.close(self._descriptor)
+        # Somebody may have stopped it.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(self._pid, signal.SIGCONT)
         if self._popen is not None:
             self._popen.wait()
         else:
