@@ -638,6 +638,62 @@ def test_a_program_that_runs_pytest_has_its_garbage_collected_afterwards(
     result.stdout.fnmatch_lines(["* 1 passed in *", "collected: True"])
 
 
+@pytest.mark.parametrize("start", ["auto", "spawn"])
+def test_a_debugger_is_refused_with_a_sentence(pytester: pytest.Pytester, start: str) -> None:
+    pytester.makepyfile(
+        """
+        import pdb, pytest
+
+        def test_breakpoint():
+            breakpoint()
+            print("not reached")
+
+        def test_pdb():
+            pdb.set_trace()
+            print("not reached")
+
+        def test_pytest():
+            pytest.set_trace()
+            print("not reached")
+        """
+    )
+
+    run = run_pytest(pytester.path, "--shards=1", f"--shard-start={start}")
+
+    assert run.counts == {"failed": 3}, run.show()
+    assert run.stdout.count("E       RuntimeError: a debugger needs a terminal") == 3
+
+
+def test_a_pytest_in_a_test_has_its_debugger(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        """
+        import sys
+        import pytest
+
+        pytest_plugins = ["pytester"]
+
+        class Debugger:
+            def __init__(self, *args, **keywords): pass
+            def set_trace(self, frame): print("asked at line", frame.f_lineno)
+            do_debug = do_continue = do_quit = None
+
+        def test_breakpoint(pytester, monkeypatch):
+            monkeypatch.setattr(sys, "Debugger", Debugger, raising=False)
+            pytester.makepyfile("def test_it():\\n    breakpoint()")
+            result = pytester.runpytest_inprocess("-s", "--pdbcls=sys:Debugger")
+            result.stdout.fnmatch_lines(["asked at line 2"])
+
+        def test_afterwards():
+            with pytest.raises(RuntimeError, match="needs a terminal"):
+                breakpoint()
+        """
+    )
+
+    run = run_pytest(pytester.path, "--shards=1")
+
+    assert run.counts == {"passed": 2}, run.show()
+
+
 def test_python_has_nothing_to_complain_of_at_its_end(pytester: pytest.Pytester) -> None:
     pytester.makeconftest(
         """

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import linecache
 import os
+import pdb
 import sys
 import time
 import warnings
@@ -180,8 +181,9 @@ class ShardWorker:
         self._silence()
         if self._warm is None:
             self._keep_captured()
-        if "PYTHONBREAKPOINT" not in os.environ:
-            sys.breakpointhook = _refuse_breakpoint
+        # Where pytest has put its own, as a pytest that a test calls does again for its tests;
+        # breakpoint() leads there, too.
+        pdb.set_trace = pytest.set_trace = _refuse_debugger
         self._send("hello", wire.PROTOCOL, _describe_python())
 
     def close(self) -> None:
@@ -541,9 +543,9 @@ def _module_of(item: pytest.Item) -> str:
     return str(item.nodeid).partition("::")[0]
 
 
-def _refuse_breakpoint(*args: object, **keywords: object) -> None:
+def _refuse_debugger(*args: object, **keywords: object) -> None:
     raise RuntimeError(
-        "breakpoint() needs a terminal and a shard has none: run this test without --shards"
+        "a debugger needs a terminal and a shard has none: run this test without --shards"
     )
 
 
