@@ -166,6 +166,10 @@ class Exit:
         return f"exit code {self.code}"
 
 
+#: Of a process whose parent is gone, or could not wait for it.
+UNKNOWN_EXIT: Final = Exit(remark="nobody could learn how it ended")
+
+
 def signal_name(number: int) -> str:
     """``SIGSEGV`` for 11; ``signal 40`` where the platform has no name for it."""
     try:

@@ -26,7 +26,7 @@ from .executors.base import (
 )
 from .lifecycle import Step, after_interrupt, at_once
 from .locks import Locks
-from .model import Attempt, Ending, EndingKind, Exit
+from .model import UNKNOWN_EXIT, Attempt, Ending, EndingKind, Exit
 from .reading import EventReader
 from .records import record
 from .run import Run
@@ -452,7 +452,7 @@ class Supervisor:
             self._inbox.put(_NeverBegan(attempt, error))
         except BaseException:
             # The end of the broken run must not wait for this one.
-            self._inbox.put(_Gone(attempt, Exit(remark="nobody could learn how it ended")))
+            self._inbox.put(_Gone(attempt, UNKNOWN_EXIT))
             raise
         else:
             self._inbox.put(_Gone(attempt, exit))

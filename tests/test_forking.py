@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import socket
+import subprocess
 import sys
 import textwrap
 from pathlib import Path
@@ -11,6 +13,10 @@ from typing import Final
 import pytest
 from comparison import Run, run_pytest
 
+from pytest_shardrun.executors.local import SpawnedChild, open_pipes
+from pytest_shardrun.executors.subprocess import SubprocessExecutor
+from pytest_shardrun.executors.warm import Warm
+from pytest_shardrun.model import Exit
 from pytest_shardrun.worker.control import connect
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks on Linux only")
@@ -353,16 +359,11 @@ def test_a_seed_is_kept_and_without_one_forks_draw_other_numbers(tmp_path: Path)
     assert seeded == ["0.32383276483316237"] * 2
 
 
-@pytest.mark.parametrize("signal", ["SIGKILL", "SIGSTOP"])
-def test_forks_outlive_the_process_that_collected(tmp_path: Path, signal: str) -> None:
-    files = {
-        "conftest.py": """
-            import pytest_shardrun.executors.warm
-            pytest_shardrun.executors.warm.ANSWER_SECONDS = 1.0
-        """,
+def parent_that_gets(signal: str) -> dict[str, str]:
+    return {
         "test_one.py": f"""
             import os, signal
-            def test_ends_its_parent():
+            def test_signals_its_parent():
                 os.kill(os.getppid(), signal.{signal})
 
             def test_after():
@@ -371,10 +372,35 @@ def test_forks_outlive_the_process_that_collected(tmp_path: Path, signal: str) -
         "test_two.py": TWO_MODULES["test_two.py"],
     }
 
-    ran = run(tmp_path, files)
+
+def test_forks_outlive_the_process_that_collected(tmp_path: Path) -> None:
+    ran = run(tmp_path, parent_that_gets("SIGKILL"))
 
     assert ran.counts["passed"] == 4, ran.show()
     assert "the process that collected ended with SIGKILL" in ran.stdout, ran.show()
+
+
+def test_a_test_may_stop_the_process_that_collected(tmp_path: Path) -> None:
+    ran = run(tmp_path, parent_that_gets("SIGSTOP"))
+
+    assert ran.counts == {"passed": 4}, ran.show()
+    assert ran.exitcode == 0, ran.show()
+
+
+def test_a_process_that_does_not_answer_any_more_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pytest_shardrun.executors.warm.ANSWER_SECONDS", 0.1)
+    executor = SubprocessExecutor("20261128-000000-0000")
+    pipes = open_pipes()
+    control, theirs = connect()
+    popen = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    warm = Warm(SpawnedChild(popen), pipes, control, executor.guardian, ("NAME=value",))
+    with theirs, popen:
+        assert warm.exit_of(1) is None
+        assert warm.exit_of(1) is None, "and nobody waits for it again"
+        pipes.close_worker_ends()
+        assert warm.wait(with_children=False) == Exit(signal=signal.SIGKILL)
+        warm.dismiss()
+    executor.close()
 
 
 # Isolation

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Mapping
 from typing import Final, final
 
-from ..model import Exit
+from ..model import UNKNOWN_EXIT, Exit
 from ..worker.control import Control
 from . import guard
 from .guardian import Guardian
@@ -177,12 +177,14 @@ class Warm:
 
     def _ask(self, line: bytes, descriptors: tuple[int, ...] = ()) -> bytes:
         """One answer; empty where the other end is gone, or has to go because it gives none."""
+        # A test may have stopped it.
+        self.signal(signal.SIGCONT, group=False)
         try:
             self._control.limit(ANSWER_SECONDS)
             self._control.send(line, descriptors)
             return self._control.receive()[0]
         except TimeoutError:
-            # A test may have stopped it. Nobody must take an answer that comes late for his own.
+            # Nobody must take an answer that comes late for his own.
             self._control.close()
             self.signal(signal.SIGKILL, group=False)
             return b""
@@ -201,6 +203,7 @@ class Warm:
         """It is not needed any more: it calls its exit handlers and ends."""
         with self._asking:
             self._control.close()
+        self.signal(signal.SIGCONT, group=False)
         os.close(self._stdin)
 
 
@@ -223,7 +226,7 @@ class ForkedChild:
     def reap(self) -> Exit:
         os.close(self._descriptor)
         self._warm.reap(self.pid)
-        return self._exit or Exit()
+        return self._exit or UNKNOWN_EXIT
 
 
 @final
