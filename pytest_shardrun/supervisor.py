@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import queue
 import signal
 import threading
@@ -112,6 +113,8 @@ class _Live:
     #: The same, where it keeps what it has not sent.
     keeper: KeepsUnsent | None = None
     reader: EventReader = field(default_factory=EventReader)
+    #: What was read and not acted on.
+    news: Iterator[events.Event | bytes] = field(default_factory=lambda: iter(()))
     broken: bool = False
     stream_open: bool = True
     output_open: bool = True
@@ -463,6 +466,7 @@ class Supervisor:
                 continue
             if (live.stream_open or live.output_open) and now < live.drained_by:
                 continue
+            self._take_news(attempt, live)
             self._take_unsent(attempt, live)
             del self._live[attempt]
             if live.keeper is not None:
@@ -478,11 +482,15 @@ class Supervisor:
         live = self._live.get(attempt)
         if live is None or live.broken:
             return
+        live.news = itertools.chain(live.news, live.reader.feed(data))
         if not data:
             live.stream_open = False
-            return
+        self._take_news(attempt, live)
+
+    def _take_news(self, attempt: Attempt, live: _Live) -> None:
+        """Act on what has been read; where a hook raises, the rest stays for the next time."""
         try:
-            for each in live.reader.feed(data):
+            for each in live.news:
                 if isinstance(each, bytes):
                     self._keep_output(attempt, each)
                 else:
@@ -490,6 +498,7 @@ class Supervisor:
         except events.BrokenStream as error:
             live.broken = True
             self._perform(self._run.broke(attempt, f"its stream broke: {error}", time.monotonic()))
+        live.news = iter(())
 
     def _take_unsent(self, attempt: Attempt, live: _Live) -> None:
         """Learn how far a test has come of which its worker has not sent all."""

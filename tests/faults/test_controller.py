@@ -288,7 +288,7 @@ def test_a_terminal_that_is_closed_ends_the_run_with_a_complete_file(tmp_path: P
         *kinds_of("waiting", before="", waits="", after=""),
         *HEALTHY_KINDS,
     }
-    assert (tmp_path / "torn-down").exists()
+    assert (tmp_path / "torn-down").exists(), finished.describe()
 
 
 def test_a_hook_that_raises_leaves_shards_time_to_tear_down(tmp_path: Path) -> None:
