@@ -322,6 +322,40 @@ def test_a_hook_that_raises_leaves_shards_time_to_tear_down(tmp_path: Path) -> N
     assert (tmp_path / "torn-down").exists(), finished.describe()
 
 
+def test_what_was_read_with_the_report_of_which_a_hook_raises_is_not_lost(tmp_path: Path) -> None:
+    files = {
+        "test_quick.py": """
+            import pytest
+
+            @pytest.mark.parametrize("number", range(8))
+            def test_quick(number):
+                pass
+        """,
+        "conftest.py": """
+            import pytest_shardrun.supervisor
+
+            # All that the shard sends until it has nothing to do is read at once.
+            pytest_shardrun.supervisor.GATHER_SECONDS = 1.0
+
+            def pytest_runtest_logreport(report):
+                if hasattr(report, "node") and report.nodeid.endswith("[1]"):
+                    raise RuntimeError("told by the hook")
+        """,
+    }
+    write_suite(tmp_path, files)
+
+    with started(tmp_path, *ONE_SHARD) as going:
+        finished = going.finish(within=SOON)
+
+    assert finished.code == 3, finished.describe()
+    assert finished.cases is not None, finished.describe()
+    assert len(finished.cases) == 8, finished.describe()
+    (journal,) = tmp_path.rglob("runs/*.jsonl")
+    noted = [json.loads(line) for line in journal.read_text(encoding="utf-8").splitlines()]
+    (ended,) = (each for each in noted if each["event"] == "ended")
+    assert ended["reason"] == "completed", finished.describe()
+
+
 def test_sighup_is_ignored_where_whoever_started_the_run_ignored_it(tmp_path: Path) -> None:
     """``nohup pytest --shards 2``"""
     write_suite(tmp_path, {"test_held.py": HELD, "test_healthy.py": HEALTHY})
