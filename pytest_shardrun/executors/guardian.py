@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 from typing import final
 
-from . import guard
+from . import guard, processes
 from .places import Places
 
 
@@ -34,8 +34,7 @@ class Guardian:
         """Let the guard end and wait for it; what it still watches it ends."""
         os.close(self._descriptor)
         # Somebody may have stopped it.
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(self._pid, signal.SIGCONT)
+        processes.send_signal(self._pid, signal.SIGCONT, group=False)
         if self._popen is not None:
             self._popen.wait()
         else:

@@ -235,26 +235,10 @@ class WorkerProcess:
                 return
             child = self._child
             if child is not None:
-                signal_process(child.pid, number, group=group)
+                processes.send_signal(child.pid, number, group=group)
                 return
         if self._unborn is not None:
             self._unborn(self, number)
-
-
-def signal_process(pid: int, number: int, *, group: bool) -> None:
-    """Send a signal to a process or its group, and wake it up for it; harmless when it is gone."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        if not group:
-            os.kill(pid, number)
-            return
-        try:
-            os.killpg(pid, number)
-        except ProcessLookupError:
-            # A fork that has not come to lead its group yet.
-            os.kill(pid, number)
-            return
-        # A stopped process could not act on it.
-        os.killpg(pid, signal.SIGCONT)
 
 
 @final

@@ -1,8 +1,11 @@
-"""The processes that an attempt leaves behind."""
+"""The processes of an attempt: signalled, or left behind."""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shlex
+import signal
 import time
 from collections.abc import Sequence
 from typing import Final
@@ -15,6 +18,22 @@ SECONDS_TO_FOLLOW: Final = 0.5
 _POLL_SECONDS: Final = 0.01
 #: Characters of a command line that are shown.
 _LONGEST_COMMAND: Final = 300
+
+
+def send_signal(pid: int, number: int, *, group: bool) -> None:
+    """Send a signal to a process or its group, and wake it up for it; harmless when it is gone."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        if not group:
+            os.kill(pid, number)
+            return
+        try:
+            os.killpg(pid, number)
+        except ProcessLookupError:
+            # A fork that has not come to lead its group yet.
+            os.kill(pid, number)
+            return
+        # A stopped process could not act on it.
+        os.killpg(pid, signal.SIGCONT)
 
 
 def left_behind(group: int, marks: Sequence[str]) -> tuple[LeftProcess, ...]:

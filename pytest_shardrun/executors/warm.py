@@ -13,9 +13,9 @@ from typing import Final, final
 
 from ..model import UNKNOWN_EXIT, Exit
 from ..worker.control import Control
-from . import guard
+from . import guard, processes
 from .guardian import Guardian
-from .local import Child, Pipes, ended_in_order, exit_of, signal_process
+from .local import Child, Pipes, ended_in_order, exit_of
 
 _CHUNK: Final = 1 << 16
 #: How much of its output is kept, in bytes.
@@ -197,7 +197,7 @@ class Warm:
         """Send a signal; harmless when it is gone."""
         with self._reaping:
             if self.exit is None:
-                signal_process(self.child.pid, number, group=group)
+                processes.send_signal(self.child.pid, number, group=group)
 
     def dismiss(self) -> None:
         """It is not needed any more: it calls its exit handlers and ends."""
